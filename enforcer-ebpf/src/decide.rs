@@ -1,0 +1,221 @@
+//! The decision: a handful of reads from the table, the same on the host and in the kernel.
+//!
+//! Cost does not depend on the number of policies, rules, identities or pods: every function here
+//! makes a fixed number of reads. What is not found reads as 0, and 0 denies.
+
+use crate::words::{
+    Address, BUCKET, Cell, INTERFACE_ENTRY, LEAF, V6_ENTRY, V6_RANGE_STEPS, Words, header,
+    index_bits, index_offset, interface_bucket, pod, scope, v6_buckets,
+};
+
+/// The verdict for a source of `class` that wants `port` of a destination under the scope at offset
+/// `scope`. `port` is in host order. Ends in deny: a missing scope, row or cell is [`Cell::NOTHING`].
+#[inline(always)]
+pub fn decide<W: Words + ?Sized>(words: &W, scope: u32, class: u32, port: u32) -> Cell {
+    if scope == 0 {
+        return Cell::NOTHING;
+    }
+    let column = index(words, words.at(scope + scope::PORTS), port);
+    let row = index(words, words.at(scope + scope::CLASSES), class);
+    let cells = words.at(scope + scope::CELLS);
+    let width = words.at(scope + scope::WIDTH);
+    Cell(
+        words.at(cells
+            .wrapping_add(row.wrapping_mul(width))
+            .wrapping_add(column)),
+    )
+}
+
+/// Looks a 16-bit key up in an index; 0, the default, when it is not there.
+#[inline(always)]
+pub fn index<W: Words + ?Sized>(words: &W, reference: u32, key: u32) -> u32 {
+    if reference == 0 {
+        return 0;
+    }
+    let bucket = key & ((1 << index_bits(reference)) - 1);
+    let at = index_offset(reference).wrapping_add(bucket * BUCKET);
+    let mut i = 0;
+    while i < BUCKET {
+        let entry = words.at(at.wrapping_add(i));
+        if entry >> 16 == key {
+            return entry & 0xffff;
+        }
+        i += 1;
+    }
+    0
+}
+
+/// What the table knows about an IPv4 address, given in host order.
+#[inline(always)]
+pub fn address_v4<W: Words + ?Sized>(words: &W, address: u32) -> Address {
+    let mut word = words.at(words.at(header::V4).wrapping_add(address >> 16));
+    if word & LEAF == 0 {
+        word = words.at(word.wrapping_add((address >> 8) & 0xff));
+        if word & LEAF == 0 {
+            word = words.at(word.wrapping_add(address & 0xff));
+        }
+    }
+    known(word)
+}
+
+/// What the table knows about an IPv6 address, most significant word first, each in host order:
+/// first the hosts (pods), then the ranges (IP blocks, pod ranges).
+#[inline(always)]
+pub fn address_v6<W: Words + ?Sized>(words: &W, address: &[u32; 4]) -> Address {
+    let hosts = words.at(header::V6_HOSTS);
+    if hosts != 0 {
+        for bucket in v6_buckets(address, words.at(header::V6_HOSTS_BITS)) {
+            let mut i = 0;
+            while i < BUCKET {
+                let at = hosts.wrapping_add((bucket * BUCKET + i) * V6_ENTRY);
+                if words.at(at + 3) == address[3]
+                    && words.at(at + 2) == address[2]
+                    && words.at(at + 1) == address[1]
+                    && words.at(at) == address[0]
+                    && words.at(at + 4) != 0
+                {
+                    return known(words.at(at + 4));
+                }
+                i += 1;
+            }
+        }
+    }
+    range_v6(words, address)
+}
+
+/// The last range that starts at or before `address`. The first range starts at `::`.
+#[inline(always)]
+fn range_v6<W: Words + ?Sized>(words: &W, address: &[u32; 4]) -> Address {
+    let ranges = words.at(header::V6_RANGES);
+    let count = words.at(header::V6_RANGES_COUNT);
+    if ranges == 0 || count == 0 {
+        return known(0);
+    }
+    let (mut low, mut high) = (0u32, count);
+    // INVARIANT: the answer lies in low..high. Sixteen halvings suffice for V6_RANGES_MAX.
+    let mut step = 0;
+    while step < V6_RANGE_STEPS {
+        let middle = (low + high) >> 1;
+        if middle > low {
+            if starts_after(words, ranges.wrapping_add(middle * V6_ENTRY), address) {
+                high = middle;
+            } else {
+                low = middle;
+            }
+        }
+        step += 1;
+    }
+    known(words.at(ranges.wrapping_add(low * V6_ENTRY + 4)))
+}
+
+#[inline(always)]
+fn starts_after<W: Words + ?Sized>(words: &W, at: u32, address: &[u32; 4]) -> bool {
+    let mut i = 0;
+    while i < 4 {
+        let word = words.at(at.wrapping_add(i));
+        if word != address[i as usize] {
+            return word > address[i as usize];
+        }
+        i += 1;
+    }
+    false
+}
+
+/// A word that is not an address (never written, or torn) is held by an unknown, of class 0.
+#[inline(always)]
+fn known(word: u32) -> Address {
+    if word & LEAF == 0 {
+        Address(LEAF | 3 << 16)
+    } else {
+        Address(word)
+    }
+}
+
+/// The offset of the pod behind a host interface, or 0: the interface is not a pod's.
+#[inline(always)]
+pub fn pod_by_interface<W: Words + ?Sized>(words: &W, ifindex: u32) -> u32 {
+    let buckets = words.at(header::INTERFACES);
+    if buckets == 0 || ifindex == 0 {
+        return 0;
+    }
+    let bucket = interface_bucket(ifindex, words.at(header::INTERFACES_BITS));
+    let mut i = 0;
+    while i < BUCKET {
+        let at = buckets.wrapping_add((bucket * BUCKET + i) * INTERFACE_ENTRY);
+        if words.at(at) == ifindex {
+            return pod_by_slot(words, words.at(at + 1));
+        }
+        i += 1;
+    }
+    0
+}
+
+/// The offset of the pod in a slot, or 0.
+#[inline(always)]
+pub fn pod_by_slot<W: Words + ?Sized>(words: &W, slot: u32) -> u32 {
+    if slot < words.at(header::PODS_COUNT) {
+        words.at(header::PODS).wrapping_add(slot * pod::WORDS)
+    } else {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::words::{Holder, Verdict, index_reference};
+
+    #[test]
+    fn an_empty_table_denies_everything() {
+        let words: &[u32] = &[];
+        assert_eq!(decide(words, 0, 0, 80), Cell::NOTHING, "no scope: deny");
+        assert_eq!(
+            decide(words, 64, 1, 80).verdict(),
+            Verdict::Deny,
+            "scope outside the table"
+        );
+        assert_eq!(address_v4(words, 0x0a00_0001).holder(), Holder::Unknown);
+        assert_eq!(address_v6(words, &[0, 0, 0, 1]).holder(), Holder::Unknown);
+        assert_eq!(pod_by_interface(words, 7), 0);
+    }
+
+    #[test]
+    fn an_index_answers_its_keys_and_the_default_for_all_others() {
+        let mut words = [0u32; 16];
+        words[8] = 80 << 16 | 3;
+        words[9] = 8080 << 16 | 4;
+        let reference = index_reference(8, 0);
+        assert_eq!(index(&words[..], reference, 80), 3);
+        assert_eq!(index(&words[..], reference, 8080), 4);
+        assert_eq!(
+            index(&words[..], reference, 443),
+            0,
+            "a port nobody names is class 0"
+        );
+        assert_eq!(
+            index(&words[..], 0, 80),
+            0,
+            "reference 0 is the empty index"
+        );
+    }
+
+    #[test]
+    fn cells_and_addresses_round_trip() {
+        let cell = Cell::new(Verdict::Ask, true, false, 65_535);
+        assert_eq!(
+            (cell.verdict(), cell.audit(), cell.dry_run(), cell.record()),
+            (Verdict::Ask, true, false, 65_535)
+        );
+        for holder in [
+            Holder::Outside,
+            Holder::RemotePod,
+            Holder::Node,
+            Holder::Unknown,
+            Holder::LocalPod(0),
+            Holder::LocalPod(8_191),
+        ] {
+            let address = Address::new(holder, 65_535);
+            assert_eq!((address.holder(), address.class()), (holder, 65_535));
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! The TC programs.
+#![no_std]
+#![no_main]

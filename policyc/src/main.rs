@@ -1,0 +1,2 @@
+//! The policy compiler.
+fn main() {}

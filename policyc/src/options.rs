@@ -1,0 +1,31 @@
+//! Choices of the operator that change what policies mean. They are recorded in a bundle and
+//! honoured alike by everything that judges: the table, the requests' engine and the oracle.
+
+use serde::{Deserialize, Serialize};
+
+/// What a catch-all DENY means: a rule without `from`, `to` and `when` in a DENY policy that is not
+/// a dry run.
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Debug,
+    Default,
+    Serialize,
+    Deserialize,
+    bincode::Encode,
+    bincode::Decode,
+)]
+#[serde(rename_all = "kebab-case")]
+pub enum CatchAllDeny {
+    /// Istio's meaning: it denies everything, whatever ALLOW policies say.
+    #[default]
+    DenyAll,
+    /// It denies nothing itself and makes the workload default-deny, as an ALLOW policy without
+    /// rules would.
+    DefaultDeny,
+}

@@ -9,5 +9,6 @@
 pub mod ast;
 pub mod cluster;
 pub mod diagnostic;
+pub mod ir;
 pub mod options;
 pub mod request;

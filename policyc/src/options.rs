@@ -6,19 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What a catch-all DENY means: a rule without `from`, `to` and `when` in a DENY policy that is not
 /// a dry run.
 #[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Default,
-    Serialize,
-    Deserialize,
-    bincode::Encode,
-    bincode::Decode,
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize,
 )]
 #[serde(rename_all = "kebab-case")]
 pub enum CatchAllDeny {

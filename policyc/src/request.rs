@@ -152,20 +152,7 @@ pub struct DryRunHit {
 }
 
 /// Why: the closed set of causes that policies can have. Stages in the order CUSTOM, JWT, DENY, ALLOW.
-#[derive(
-    Clone,
-    Copy,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    Debug,
-    Serialize,
-    Deserialize,
-    bincode::Encode,
-    bincode::Decode,
-)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// The request itself is malformed: answered 400 before any policy is asked.

@@ -1,1 +1,5 @@
-//! The node agent.
+//! What the tests, the demo and the benches share: namespaces and the networks built of them.
+
+pub mod netns;
+pub mod ready;
+pub mod topology;

@@ -11,4 +11,5 @@ pub mod cluster;
 pub mod diagnostic;
 pub mod ir;
 pub mod options;
+pub mod read;
 pub mod request;

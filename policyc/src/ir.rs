@@ -299,6 +299,10 @@ pub struct Residual {
     pub http: Option<Stages>,
     /// When anything else is spoken: only the server name is still unknown.
     pub tcp: Stages,
+    /// Which element of X-Forwarded-For, counted from the right, is the client's address: 1 for a
+    /// sidecar, the number of trusted proxies for a gateway. 0: the header is ignored. With fewer
+    /// elements than that, the TCP peer is the client.
+    pub forwarded_for: u32,
 }
 
 /// The order of judgement. Within a stage rules stand by (namespace, name, rule).

@@ -7,9 +7,13 @@
 #![forbid(unsafe_code)]
 
 pub mod ast;
+pub mod attach;
 pub mod cluster;
 pub mod diagnostic;
 pub mod ir;
+pub mod link;
+pub mod lower;
 pub mod options;
 pub mod read;
 pub mod request;
+pub mod resolve;

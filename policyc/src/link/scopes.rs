@@ -1,0 +1,303 @@
+//! The scopes of this node's pods: each lowered once, rows only for the sources that differ.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
+
+use petgraph::graph::NodeIndex;
+
+use super::{LinkError, classes::Closed, qualified};
+use crate::{
+    attach::{self, Attachments},
+    cluster::{Cluster, Pod, PodTemplate, Protocol, Service},
+    ir::{Atom, AtomId, Program},
+    lower::{
+        cell,
+        graph::{DecisionGraph, ScopeNode},
+        scope::{Scope, ScopeKey},
+    },
+};
+
+/// The scopes of one pod.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct PodScopes {
+    pub v4: NodeIndex,
+    pub v6: NodeIndex,
+}
+
+/// Lowers scopes into the graph, each key once.
+pub(crate) struct Lowered<'a> {
+    program: &'a Program,
+    classes: &'a Closed,
+    graph: &'a mut DecisionGraph,
+    done: HashMap<ScopeKey, NodeIndex>,
+    services: Option<BTreeMap<&'a str, Vec<&'a Service>>>,
+}
+
+impl<'a> Lowered<'a> {
+    pub fn new(program: &'a Program, classes: &'a Closed, graph: &'a mut DecisionGraph) -> Self {
+        Self {
+            program,
+            classes,
+            graph,
+            done: HashMap::new(),
+            services: None,
+        }
+    }
+
+    pub fn pod(
+        &mut self,
+        cluster: &'a Cluster,
+        attachments: &Attachments<'_>,
+        pod: &Pod,
+    ) -> Result<PodScopes, LinkError> {
+        let services = self.services.get_or_insert_with(|| {
+            let mut services: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
+            for service in &cluster.services {
+                services
+                    .entry(&service.namespace)
+                    .or_default()
+                    .push(service);
+            }
+            services
+        });
+        let services = services
+            .get(pod.namespace.as_str())
+            .map_or(&[][..], Vec::as_slice);
+        let key = ScopeKey {
+            policies: attachments.policies(&pod.namespace, &pod.template),
+            authentications: attachments.authentications(&pod.namespace, &pod.template),
+            ports: declared(&pod.template, &pod.namespace, services),
+            destination: BTreeSet::new(),
+            gateway: attach::is_gateway(&pod.template),
+        };
+        let asked = destination_atoms(self.program, &key);
+        let mut family = |v6: bool| -> Result<NodeIndex, LinkError> {
+            let mut addresses = pod.ips.iter().filter(|a| a.is_ipv6() == v6);
+            let address = addresses.next();
+            if !asked.is_empty() && addresses.next().is_some() {
+                return Err(LinkError::SeveralDestinations(qualified(pod)));
+            }
+            let destination = asked
+                .iter()
+                .filter(|(_, net)| address.is_some_and(|a: &IpAddr| net.contains(a)))
+                .map(|(atom, _)| *atom)
+                .collect();
+            Ok(self.scope(ScopeKey {
+                destination,
+                ..key.clone()
+            }))
+        };
+        Ok(PodScopes {
+            v4: family(false)?,
+            v6: family(true)?,
+        })
+    }
+
+    fn scope(&mut self, key: ScopeKey) -> NodeIndex {
+        if let Some(&node) = self.done.get(&key) {
+            return node;
+        }
+        let scope = Scope::new(self.program, key.clone());
+        let columns = Columns::new(&scope);
+        let (projections, mut classes) = project(&scope, self.classes);
+        let rows: Vec<Vec<NodeIndex>> = projections
+            .iter()
+            .map(|source| {
+                columns
+                    .kinds
+                    .iter()
+                    .map(|(atom, protocol)| {
+                        self.graph
+                            .cell(cell::cell(&scope, source, *atom, *protocol))
+                    })
+                    .collect()
+            })
+            .collect();
+        let (ports, rows) = columns.merge(rows);
+        let mut nodes: Vec<NodeIndex> = Vec::new();
+        let mut numbers: Vec<u16> = Vec::new();
+        for row in rows {
+            let node = self.graph.row(row);
+            let number = nodes.iter().position(|n| *n == node).unwrap_or_else(|| {
+                nodes.push(node);
+                nodes.len() - 1
+            });
+            // INVARIANT: there are no more rows than source classes, of which there are 65 536.
+            numbers.push(u16::try_from(number).unwrap_or(u16::MAX));
+        }
+        for (_, row) in &mut classes {
+            *row = numbers.get(usize::from(*row)).copied().unwrap_or(0);
+        }
+        classes.retain(|(_, row)| *row != 0);
+        let node = self.graph.scope(ScopeNode { ports, classes }, nodes);
+        self.done.insert(key, node);
+        node
+    }
+}
+
+/// The port classes of a scope before equal ones are merged: what is known of a port.
+struct Columns {
+    kinds: Vec<(Option<AtomId>, Protocol)>,
+    /// (port, index into `kinds`)
+    ports: Vec<(u16, usize)>,
+}
+
+impl Columns {
+    fn new(scope: &Scope<'_>) -> Self {
+        let mut kinds = vec![(None, Protocol::Undeclared)];
+        let mut ports = Vec::new();
+        let named: BTreeSet<u16> = scope
+            .port_atoms
+            .keys()
+            .chain(scope.key.ports.keys())
+            .copied()
+            .collect();
+        for port in named {
+            let protocol = scope
+                .key
+                .ports
+                .get(&port)
+                .copied()
+                .unwrap_or(Protocol::Undeclared);
+            let kind = (scope.port_atoms.get(&port).copied(), protocol);
+            let index = kinds.iter().position(|k| *k == kind).unwrap_or_else(|| {
+                kinds.push(kind);
+                kinds.len() - 1
+            });
+            ports.push((port, index));
+        }
+        Self { kinds, ports }
+    }
+
+    /// Drops port classes that no source tells apart. Class 0 stays first.
+    fn merge(&self, rows: Vec<Vec<NodeIndex>>) -> (Vec<(u16, u16)>, Vec<Vec<NodeIndex>>) {
+        let column = |i: usize| rows.iter().map(move |row| row.get(i).copied());
+        let mut kept: Vec<usize> = Vec::new();
+        let mut numbers: HashMap<Vec<Option<NodeIndex>>, u16> = HashMap::new();
+        let mut class_of = Vec::with_capacity(self.kinds.len());
+        for i in 0..self.kinds.len() {
+            let cells: Vec<Option<NodeIndex>> = column(i).collect();
+            let next = u16::try_from(kept.len()).unwrap_or(u16::MAX);
+            class_of.push(*numbers.entry(cells).or_insert_with(|| {
+                kept.push(i);
+                next
+            }));
+        }
+        let ports = self
+            .ports
+            .iter()
+            .map(|(port, kind)| (*port, class_of.get(*kind).copied().unwrap_or(0)))
+            .filter(|(_, class)| *class != 0)
+            .collect();
+        let rows = rows
+            .iter()
+            .map(|row| kept.iter().filter_map(|i| row.get(*i).copied()).collect())
+            .collect();
+        (ports, rows)
+    }
+}
+
+/// What a scope sees of the source classes: the distinct sets of its own atoms that are true of
+/// some class, and for each class that is not like most of them, which set. Set 0 is the one that
+/// most classes have.
+fn project(scope: &Scope<'_>, classes: &Closed) -> (Vec<BTreeSet<AtomId>>, Vec<(u16, u16)>) {
+    let mut touched: Vec<(u16, AtomId)> = scope
+        .source_atoms
+        .iter()
+        .flat_map(|atom| {
+            classes
+                .by_atom
+                .get(atom)
+                .into_iter()
+                .flatten()
+                .map(|class| (*class, *atom))
+        })
+        .collect();
+    touched.sort_unstable();
+    let mut members: BTreeMap<BTreeSet<AtomId>, Vec<u16>> = BTreeMap::new();
+    let mut of_touched = 0;
+    for group in touched.chunk_by(|a, b| a.0 == b.0) {
+        let Some((class, _)) = group.first() else {
+            continue;
+        };
+        members
+            .entry(group.iter().map(|(_, atom)| *atom).collect())
+            .or_default()
+            .push(*class);
+        of_touched += 1;
+    }
+    let untouched = classes.signatures.len() - of_touched;
+    let nothing = BTreeSet::new();
+    let most = members
+        .iter()
+        .filter(|(_, classes)| classes.len() > untouched)
+        .max_by_key(|(_, classes)| classes.len())
+        .map_or(nothing.clone(), |(set, _)| set.clone());
+    let mut sets = vec![most.clone()];
+    let mut rows = Vec::new();
+    if !most.is_empty() {
+        let seen: BTreeSet<u16> = touched.iter().map(|(class, _)| *class).collect();
+        let others = (0..=u16::MAX)
+            .take(classes.signatures.len())
+            .filter(|c| !seen.contains(c));
+        members.insert(nothing, others.collect());
+    }
+    for (set, classes) in members {
+        if set != most {
+            let number = u16::try_from(sets.len()).unwrap_or(u16::MAX);
+            sets.push(set);
+            rows.extend(classes.into_iter().map(|class| (class, number)));
+        }
+    }
+    rows.sort_unstable();
+    (sets, rows)
+}
+
+/// Ports of a pod that are declared to speak something.
+fn declared(
+    template: &PodTemplate,
+    namespace: &str,
+    services: &[&Service],
+) -> BTreeMap<u16, Protocol> {
+    let selecting: Vec<&Service> = services
+        .iter()
+        .copied()
+        .filter(|service| service.selects(template))
+        .collect();
+    let ports: BTreeSet<u16> = template
+        .ports
+        .iter()
+        .map(|p| p.port)
+        .chain(
+            selecting
+                .iter()
+                .flat_map(|s| &s.ports)
+                .filter_map(|p| template.target(&p.target)),
+        )
+        .collect();
+    ports
+        .into_iter()
+        .map(|port| (port, template.protocol(namespace, port, &selecting)))
+        .filter(|(_, protocol)| *protocol != Protocol::Undeclared)
+        .collect()
+}
+
+/// The `destination.ip` atoms that the policies of a scope ask.
+fn destination_atoms(program: &Program, key: &ScopeKey) -> Vec<(AtomId, ipnet::IpNet)> {
+    let atoms: BTreeSet<AtomId> = key
+        .policies
+        .iter()
+        .filter_map(|id| program.policies.get(id.index()))
+        .flat_map(|policy| &policy.rules)
+        .flat_map(crate::lower::scope::atoms)
+        .collect();
+    atoms
+        .into_iter()
+        .filter_map(|id| match program.atoms.get(id.index()) {
+            Some(Atom::DestinationIp(net)) => Some((id, *net)),
+            _ => None,
+        })
+        .collect()
+}

@@ -8,6 +8,7 @@
 
 pub mod ast;
 pub mod attach;
+pub mod bundle;
 pub mod cluster;
 pub mod diagnostic;
 pub mod ir;

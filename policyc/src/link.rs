@@ -208,7 +208,6 @@ pub fn link(
         scopes.push(lowered.pod(cluster, &attachments, pod.pod)?);
     }
     write::write(write::Parts {
-        program,
         node,
         pods,
         scopes,

@@ -62,8 +62,8 @@ mod tests {
             let reference = write(&mut words, entries).unwrap();
             for &(key, value) in entries {
                 assert_eq!(
-                    index(&words[..], reference, key.into()),
-                    value.into(),
+                    index(&words[..], reference, u32::from(key)),
+                    u32::from(value),
                     "key {key}"
                 );
             }

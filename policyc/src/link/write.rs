@@ -16,17 +16,13 @@ use super::{
     index,
     scopes::PodScopes,
 };
-use crate::{
-    ir::Program,
-    lower::{
-        cell::Decided,
-        graph::{DecisionGraph, Node},
-    },
+use crate::lower::{
+    cell::Decided,
+    graph::{DecisionGraph, Node},
 };
 
 /// Everything that was found out, to be written.
 pub(crate) struct Parts<'a> {
-    pub program: &'a Program,
     pub node: &'a NodeView,
     pub pods: Vec<Slotted<'a>>,
     pub scopes: Vec<PodScopes>,

@@ -33,6 +33,20 @@ pub struct Event {
 
 const _: () = assert!(size_of::<Event>() == 64);
 
+/// Events that a CPU has sent within one window of time.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct EventBudget {
+    /// Number of the window: nanoseconds since boot, shifted right by [`WINDOW_BITS`].
+    pub window: u64,
+    pub sent: u64,
+}
+
+/// A window is 2^30 nanoseconds: a little more than a second.
+pub const WINDOW_BITS: u32 = 30;
+/// Events that one CPU sends in a window. What comes after is counted, not sent.
+pub const EVENTS_PER_WINDOW: u64 = 1_024;
+
 /// Where a packet was seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(u8)]

@@ -19,8 +19,9 @@ pub struct FlowKey {
 pub struct OutValue {
     /// Slot of the pod, whose quota the entry counts against.
     pub slot: u32,
-    /// Seconds since boot, of the last packet; written at most once a second.
-    pub seen_seconds: u32,
+    /// Seconds since boot, of the opening segment that made the entry. Whether the connection still
+    /// lives is asked of the pod's sockets; this only spares entries too young to have one.
+    pub made_seconds: u32,
 }
 
 /// A flow that began through the proxy, or the proxy's own leg to a pod.
@@ -41,14 +42,28 @@ pub struct Hits {
     pub packets: u64,
 }
 
-/// Identifies the fragments of one IPv4 datagram. The id is in host order.
+/// Identifies the fragments of one datagram at one hook.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(C)]
 pub struct FragmentKey {
     pub source: [u32; 4],
     pub destination: [u32; 4],
+    /// In host order; 16 bits of it in IPv4.
     pub id: u32,
-    pub protocol: u32,
+    /// Host interface of the pod in bits 0 to 23, number of the [`crate::event::Hook`] above: what
+    /// one hook said about a datagram means nothing at another.
+    pub place: u32,
+}
+
+/// What the first fragment of a datagram met; the later ones meet the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct FragmentValue {
+    /// Number of a [`crate::judge::Action`] in bits 0 to 7, of a [`crate::reason::Reason`] in bits 8
+    /// to 15.
+    pub verdict: u32,
+    /// The cell, or 0.
+    pub cell: u32,
 }
 
 /// Connections that one pod may hold open towards others.
@@ -57,3 +72,7 @@ pub const OUT_PER_POD_MAX: u32 = 16_384;
 pub const OUT_MAX: u32 = 262_144;
 /// Connections that the proxy may hold.
 pub const PROXY_MAX: u32 = 65_536;
+/// Switched connections remembered; the least recently used one is forgotten first.
+pub const SWITCHED_MAX: u32 = 16_384;
+/// Fragmented datagrams remembered; the least recently used one is forgotten first.
+pub const FRAGMENTS_MAX: u32 = 8_192;

@@ -1,3 +1,147 @@
-//! The TC programs.
+//! The TC programs: they connect the kernel's packets and maps to the pure functions of the library
+//! and carry out what those decide. Whatever can be decided without a map or a helper is not here.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)] // the one atomic addition
+#![expect(
+    unsafe_code,
+    reason = "contexts, helpers and map values of the kernel are raw pointers"
+)]
+
+mod kernel;
+
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{TC_ACT_SHOT, bpf_sk_lookup},
+    helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_vlan_pop},
+    macros::{classifier, sk_lookup},
+    programs::{SkLookupContext, TcContext},
+};
+use enforcer_ebpf::{
+    event::Hook,
+    judge::{Action, Judgement, judge_from_l7, judge_from_pod, judge_to_pod},
+    packet::parse,
+    reason::Reason,
+};
+use kernel::{
+    flows::KernelFlows,
+    frame::{Skb, place, vlan_present},
+    globals::{L7_IFINDEX, L7_MAC, L7_PEER_IFINDEX, REJ_IFINDEX, REJ_MAC},
+    maps::LISTENERS,
+    report,
+    table::Table,
+};
+
+/// On to the next program: a plain "ok" would end the chain and skip whoever comes after.
+const NEXT: i32 = -1;
+const SHOT: i32 = TC_ACT_SHOT as i32;
+const SK_DROP: u32 = 0;
+const SK_PASS: u32 = 1;
+
+/// Egress of a pod's host interface: every packet into the pod.
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    let parsed = parse(&Skb::new(&ctx));
+    let table = Table::active();
+    let place = place(&ctx);
+    let judgement = judge_to_pod(&parsed, &table, &KernelFlows::new(&ctx), &place);
+    report::tell(&ctx, Hook::ToPod, &parsed, &table, &place, &judgement);
+    carry_out(&ctx, &judgement)
+}
+
+/// Ingress of a pod's host interface: every packet out of the pod.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    let parsed = parse(&Skb::new(&ctx));
+    let table = Table::active();
+    let place = place(&ctx);
+    let judgement = judge_from_pod(&parsed, &table, &KernelFlows::new(&ctx), &place);
+    report::tell(&ctx, Hook::FromPod, &parsed, &table, &place, &judgement);
+    carry_out(&ctx, &judgement)
+}
+
+/// Ingress of the node's end of the proxy's interface: every packet out of the proxy's namespace.
+#[classifier]
+pub fn from_l7(ctx: TcContext) -> i32 {
+    let parsed = parse(&Skb::new(&ctx));
+    let table = Table::active();
+    let place = place(&ctx);
+    let judgement = judge_from_l7(&parsed, &table, &KernelFlows::new(&ctx));
+    report::tell(&ctx, Hook::FromL7, &parsed, &table, &place, &judgement);
+    carry_out(&ctx, &judgement)
+}
+
+/// Socket lookup in the proxy's namespace: what was steered there to be judged goes to the one
+/// listener, whatever its destination. What was steered there to be refused finds no socket, and
+/// the kernel answers it with a reset; so does what comes while no listener is there.
+#[sk_lookup]
+pub fn proxy_lookup(ctx: SkLookupContext) -> u32 {
+    // VERIFIER: one volatile read for each field of the context.
+    // SAFETY: the kernel hands a valid context to each run.
+    let ingress = unsafe {
+        core::ptr::read_volatile(&raw const (*ctx.as_ptr().cast::<bpf_sk_lookup>()).ingress_ifindex)
+    };
+    if ingress == 0 {
+        return SK_PASS;
+    }
+    if ingress != L7_PEER_IFINDEX.load() {
+        return SK_DROP;
+    }
+    match LISTENERS.redirect_sk_lookup(&ctx, 0, 0) {
+        Ok(()) => SK_PASS,
+        Err(_) => {
+            report::count(Reason::RedirectUnavailable);
+            SK_DROP
+        }
+    }
+}
+
+#[inline(always)]
+fn carry_out(ctx: &TcContext, judgement: &Judgement) -> i32 {
+    match judgement.action {
+        Action::Pass => NEXT,
+        Action::Drop => SHOT,
+        Action::Refuse => send(ctx, REJ_MAC.load(), REJ_IFINDEX.load()),
+        Action::Steer => send(ctx, L7_MAC.load(), L7_IFINDEX.load()),
+        Action::ToProxy => into_namespace_behind(L7_IFINDEX.load()),
+        Action::ToPod => into_namespace_behind(judgement.target),
+    }
+}
+
+/// Sends the frame out of one of the proxy's interfaces, addressed to its far end.
+#[inline(always)]
+fn send(ctx: &TcContext, mac: [u8; 8], ifindex: u32) -> i32 {
+    if vlan_present(ctx) {
+        // SAFETY: the context is this run's; packet pointers are not used after this.
+        let popped = unsafe { bpf_skb_vlan_pop(ctx.skb.skb) };
+        if popped != 0 {
+            return SHOT;
+        }
+    }
+    let destination = [mac[0], mac[1], mac[2], mac[3], mac[4], mac[5]];
+    if ctx.store(0, &destination, 0).is_err() {
+        return SHOT;
+    }
+    // SAFETY: a plain helper call without pointers.
+    verdict(unsafe { bpf_redirect(ifindex, 0) })
+}
+
+#[inline(always)]
+fn into_namespace_behind(ifindex: u32) -> i32 {
+    // SAFETY: a plain helper call without pointers.
+    verdict(unsafe { bpf_redirect_peer(ifindex, 0) })
+}
+
+#[inline(always)]
+fn verdict(answer: i64) -> i32 {
+    i32::try_from(answer).unwrap_or(SHOT)
+}
+
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";

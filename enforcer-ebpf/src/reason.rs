@@ -90,6 +90,9 @@ reasons! {
     EventDropped = 29, "event_dropped";
     /// An answer of the pod to a connection that policy no longer allows.
     ReplyRefused = 30, "reply_refused";
+    /// From this node's address through a bridge: who sent it was lost to masquerading, so it was
+    /// judged without identity. Counted beside the verdict's own reason.
+    MasqueradedSource = 31, "masqueraded_source";
 }
 
 /// Size of the per-CPU counter array.

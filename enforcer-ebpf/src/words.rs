@@ -11,7 +11,7 @@
 //!   v4     65 536-word root, then 256-word blocks: a 16-8-8 trie
 //!   v6     hosts: two-choice buckets of four 5-word entries; ranges: sorted 5-word entries
 //! interfaces  buckets of four 2-word entries: host interface index -> local pod slot
-//! pods     8 words each, indices in [`pod`]
+//! pods     16 words (one cache line) each, indices in [`pod`]
 //! scopes   4 words each, indices in [`scope`]
 //! indexes  (the port map and the class map of a scope) buckets of four words: u16 key << 16 | u16 value
 //! cells    (the decision map) one word each: [`Cell`]
@@ -107,8 +107,14 @@ pub mod pod {
     pub const NETNS_ID: u32 = 4;
     /// Offset of the scope asked first for packets that the node itself made, or 0.
     pub const HOST_SCOPE: u32 = 5;
+    /// Index of the pod's host interface, or 0 when unknown.
+    pub const INTERFACE: u32 = 6;
+    /// Source class of the pod's IPv4 address, and of its IPv6 one: what a packet is judged by that
+    /// came in through the pod's own interface but lost its source address to masquerading.
+    pub const CLASS_V4: u32 = 7;
+    pub const CLASS_V6: u32 = 8;
     /// Words a pod takes.
-    pub const WORDS: u32 = 8;
+    pub const WORDS: u32 = 16;
 }
 
 /// Bits of a pod's FLAGS word.
@@ -117,7 +123,8 @@ pub mod pod_flags {
     pub const ENROLLED: u32 = 1 << 0;
     /// The pod forwards for others: destinations outside its own addresses are not refused.
     pub const GATEWAY: u32 = 1 << 1;
-    /// The pod has, or may have, flows that began through the proxy (RULES: hole H1).
+    /// The pod has, or may have, flows that began through the proxy. They stay there even when the
+    /// table now allows them: the pod holds another connection on the same tuple.
     pub const PROXIED: u32 = 1 << 2;
     /// Same-bridge frames are switched past the host's connection tracking.
     pub const SWITCHED: u32 = 1 << 3;

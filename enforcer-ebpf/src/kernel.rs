@@ -1,0 +1,8 @@
+//! The kernel's side of the library's traits.
+
+pub mod flows;
+pub mod frame;
+pub mod globals;
+pub mod maps;
+pub mod report;
+pub mod table;

@@ -1,0 +1,111 @@
+//! The names and sizes by which userspace and the kernel programs find each other's maps and
+//! globals. A pin path carries [`crate::words::ABI`], so that no layout meets another's pins.
+
+use crate::words::{RECORDS_MAX, SLOTS};
+
+/// Array of [`SLOTS`] tables, each an array map of one element whose value is the whole table:
+/// CAPACITY words.
+pub const TABLES: &str = "TABLES";
+/// Array of [`ACTIVE_WORDS`] words, indices in [`active`]; may be mapped into memory.
+pub const ACTIVE: &str = "ACTIVE";
+/// Hash of `FlowKey` to `OutValue`: the connections that pods opened.
+pub const OUT: &str = "OUT";
+/// Array of `LOCAL_PODS_MAX` u64: how many entries of OUT a pod slot holds; may be mapped into
+/// memory. The kernel adds, userspace subtracts what it deletes, both atomically.
+pub const OUT_COUNT: &str = "OUT_COUNT";
+/// Hash of `FlowKey` to `ProxyValue`: the flows that began through the proxy.
+pub const PROXY: &str = "PROXY";
+/// Hash of `FlowKey` to `ProxyValue`: the proxy's own legs towards pods.
+pub const UPSTREAM: &str = "UPSTREAM";
+/// Hash of `FlowKey` to u32: steered clients whose frames are switched past the node's stack.
+pub const SWITCHED: &str = "SWITCHED";
+/// Hash of `FlowKey` to u32: slot of the local pod that began a flow under the node's address.
+pub const MASQUERADED: &str = "MASQUERADED";
+/// Hash of `FragmentKey` to `FragmentValue`.
+pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Per-CPU array of u64 by the number of a `Reason`.
+pub const REASONS: &str = "REASONS";
+/// Per-CPU array of `Hits` by [`hits_index`].
+pub const HITS: &str = "HITS";
+/// Ring buffer of `Event`.
+pub const EVENTS: &str = "EVENTS";
+/// Per-CPU array of one `EventBudget`.
+pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
+/// Socket map: element 0 is the proxy's transparent listener.
+pub const LISTENERS: &str = "LISTENERS";
+
+/// Every map that must outlive the agent, in the order in which it is pinned.
+pub const PINNED: [&str; 14] = [
+    TABLES,
+    ACTIVE,
+    OUT,
+    OUT_COUNT,
+    PROXY,
+    UPSTREAM,
+    SWITCHED,
+    MASQUERADED,
+    FRAGMENTS,
+    REASONS,
+    HITS,
+    EVENTS,
+    EVENT_BUDGET,
+    LISTENERS,
+];
+
+/// Names of the programs.
+pub mod program {
+    /// Egress of a pod's host interface.
+    pub const TO_POD: &str = "to_pod";
+    /// Ingress of a pod's host interface.
+    pub const FROM_POD: &str = "from_pod";
+    /// Ingress of the node's end of the proxy's interface.
+    pub const FROM_L7: &str = "from_l7";
+    /// Socket lookup in the proxy's network namespace.
+    pub const PROXY_LOOKUP: &str = "proxy_lookup";
+}
+
+/// Names of the read-only globals that are set before loading. An interface index of 0 means that
+/// there is no such interface.
+pub mod global {
+    /// u32: words in one table.
+    pub const CAPACITY: &str = "CAPACITY";
+    /// u32: node's end of the interface into the proxy's namespace, for what is to be judged.
+    pub const L7_IFINDEX: &str = "L7_IFINDEX";
+    /// u32: node's end of the interface into the proxy's namespace, for what is to be reset.
+    pub const REJ_IFINDEX: &str = "REJ_IFINDEX";
+    /// `[u8; 8]`: link address of the far end of the first; the last two bytes are 0.
+    pub const L7_MAC: &str = "L7_MAC";
+    /// `[u8; 8]`: link address of the far end of the second; the last two bytes are 0.
+    pub const REJ_MAC: &str = "REJ_MAC";
+    /// u32: index of the far end of the first, as the proxy's namespace numbers it.
+    pub const L7_PEER_IFINDEX: &str = "L7_PEER_IFINDEX";
+    /// u32: namespace id of the proxy as the node sees it (RTM_GETNSID) plus one, or 0.
+    pub const L7_NETNS_ID: &str = "L7_NETNS_ID";
+    /// u8: level of the debugging log, 0 for none. Must be set: without it everything is logged.
+    pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
+}
+
+/// Indices of the words of [`ACTIVE`].
+pub mod active {
+    /// Slot of the table that judges, or `u32::MAX` while there is none.
+    pub const TABLE: u32 = 0;
+    /// Slot of the table that is only evaluated beside it, or `u32::MAX`.
+    pub const SHADOW: u32 = 1;
+    /// Reserved for switches that must not wait for a swap; 0.
+    pub const FLAGS: u32 = 2;
+}
+
+/// Words of [`ACTIVE`].
+pub const ACTIVE_WORDS: u32 = 8;
+/// Bytes of the ring buffer.
+pub const EVENTS_BYTES: u32 = 1 << 20;
+/// Elements of [`HITS`].
+pub const HITS_MAX: u32 = SLOTS * RECORDS_MAX;
+/// Words that the object is compiled with; the loader writes the node's own number over it.
+pub const CAPACITY_COMPILED: u32 = crate::words::CAPACITY_MAX;
+
+/// Where the hits of a record are counted while its table lies in `slot`.
+#[inline(always)]
+pub const fn hits_index(slot: u32, record: u32) -> u32 {
+    slot.wrapping_mul(RECORDS_MAX).wrapping_add(record)
+}

@@ -220,11 +220,7 @@ fn tagged<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(
-    frame: &F,
-    base: usize,
-    header: &[u8; IPV4],
-) -> Result<Packet, Reason> {
+fn ipv4<F: Frame + ?Sized>(frame: &F, base: usize, header: &[u8; IPV4]) -> Result<Packet, Reason> {
     let header_length = usize::from(header[0] & 15) * 4;
     if header[0] >> 4 != 4 || header_length < IPV4 {
         return Err(Reason::Malformed);
@@ -264,11 +260,7 @@ fn ipv4<F: Frame + ?Sized>(
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(
-    frame: &F,
-    base: usize,
-    header: &[u8; IPV6],
-) -> Result<Packet, Reason> {
+fn ipv6<F: Frame + ?Sized>(frame: &F, base: usize, header: &[u8; IPV6]) -> Result<Packet, Reason> {
     if header[0] >> 4 != 6 {
         return Err(Reason::Malformed);
     }
@@ -327,7 +319,8 @@ fn extended<F: Frame + ?Sized>(
                 let fragment = be16(header[2], header[3]);
                 let offset = usize::from(fragment & !7);
                 packet.part = part(offset, fragment & 1 != 0);
-                packet.fragment_id = u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
+                packet.fragment_id =
+                    u32::from_be_bytes([header[4], header[5], header[6], header[7]]);
                 if packet.part == Part::Later {
                     packet.protocol = header[0];
                     // What follows an extension header in the first fragment may be TCP.

@@ -1,5 +1,6 @@
 //! What the tests, the demo and the benches share: namespaces and the networks built of them.
 
+pub mod generate;
 pub mod netns;
 pub mod ready;
 pub mod topology;

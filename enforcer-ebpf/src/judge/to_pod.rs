@@ -241,12 +241,7 @@ fn cell_for<W: Words + ?Sized>(
     }
     let port = u32::from(packet.destination_port);
     if source.node {
-        let cell = decide(
-            words,
-            words.at(to.at + pod::HOST_SCOPE),
-            source.class,
-            port,
-        );
+        let cell = decide(words, words.at(to.at + pod::HOST_SCOPE), source.class, port);
         if matches!(cell.verdict(), Verdict::Allow) {
             return (cell, Reason::HostProbe);
         }

@@ -2,9 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
-    btf_maps::{
-        Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap,
-    },
+    btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf, SockMap},
     macros::btf_map,
 };
 use enforcer_ebpf::{

@@ -1,5 +1,8 @@
 //! What is counted and told about a verdict.
-#![expect(unsafe_code, reason = "map values and the ring buffer are raw pointers")]
+#![expect(
+    unsafe_code,
+    reason = "map values and the ring buffer are raw pointers"
+)]
 
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, programs::TcContext};
 use aya_log_ebpf::debug;

@@ -1,5 +1,8 @@
 //! The active table as [`Words`].
-#![expect(unsafe_code, reason = "the table is one map value behind a raw pointer")]
+#![expect(
+    unsafe_code,
+    reason = "the table is one map value behind a raw pointer"
+)]
 
 use core::ptr::{null, read_volatile};
 

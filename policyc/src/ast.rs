@@ -6,6 +6,7 @@
 //! [`crate::diagnostic`] finds line and column.
 
 mod authorization_policy;
+pub(crate) mod parse;
 mod request_authentication;
 
 pub use authorization_policy::{

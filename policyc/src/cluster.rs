@@ -1,6 +1,12 @@
 //! The world that policies speak about: namespaces, service accounts, pods, workloads, services,
 //! nodes and the mesh's own settings. Plain values as the manifests give them.
 
+pub(crate) mod mesh;
+mod meta;
+pub(crate) mod other;
+pub(crate) mod pod;
+pub(crate) mod service;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -9,6 +15,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+pub(crate) use self::meta::Meta;
 use crate::ast::{AuthorizationPolicy, DocumentId, RequestAuthentication};
 
 /// Everything that was read, sorted by (namespace, name) within each kind, so that the order of

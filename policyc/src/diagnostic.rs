@@ -1,5 +1,9 @@
 //! What the compiler has to say: one struct, documented codes, positions found only when needed.
 
+mod code;
+
+pub use code::Code;
+
 use crate::ast::DocumentId;
 
 /// One step into a document.
@@ -73,9 +77,47 @@ pub struct Diagnostic {
     pub policy: Option<String>,
 }
 
-/// Documented codes; `policyc explain CODE` prints a code's page.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub enum Code {
-    /// Placeholder until the front end defines the codes.
-    Unknown,
+impl Diagnostic {
+    /// Nothing is compiled because of this.
+    pub fn error(code: Code, at: At, message: impl Into<String>, help: impl Into<String>) -> Self {
+        Self::new(code, Severity::Error, at, message, help)
+    }
+
+    /// Legal, and probably wrong.
+    pub fn warning(
+        code: Code,
+        at: At,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Self::new(code, Severity::Warning, at, message, help)
+    }
+
+    fn new(
+        code: Code,
+        severity: Severity,
+        at: At,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Self {
+        Self {
+            code,
+            severity,
+            message: message.into(),
+            at,
+            help: help.into(),
+            policy: None,
+        }
+    }
+
+    /// Names the policy concerned, as `namespace/name`.
+    pub fn of_policy(mut self, policy: impl Into<String>) -> Self {
+        self.policy = Some(policy.into());
+        self
+    }
+}
+
+/// Whether one of them forbids to compile.
+pub fn any_error(diagnostics: &[Diagnostic]) -> bool {
+    diagnostics.iter().any(|d| d.severity == Severity::Error)
 }

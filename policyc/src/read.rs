@@ -1,14 +1,28 @@
 //! Bytes to a [`Cluster`]: files, folders and standard input, as `kubectl apply -f` takes them.
 //!
 //! [`load`] is the one way in. It reports as many problems as it can find; one error among them
-//! means that nothing may be compiled from the result.
+//! means that nothing may be compiled from the result. Nothing is interpreted in here: `input` gives
+//! texts, `split` documents, `yaml` and `json` values, `node` typed access with diagnostics; what
+//! the values mean is for [`crate::ast`] and [`crate::cluster`].
 
+mod duration;
+mod input;
+mod json;
+mod loader;
+pub(crate) mod node;
+mod objects;
+mod position;
 mod sources;
+mod split;
+pub(crate) mod value;
+mod yaml;
 
 use std::path::{Path, PathBuf};
 
-pub use sources::Sources;
+pub(crate) use duration::duration;
+pub use sources::{Place, Sources};
 
+use self::{input::Text, loader::Loader};
 use crate::{cluster::Cluster, diagnostic::Diagnostic};
 
 /// Where manifests come from.
@@ -37,11 +51,27 @@ pub struct Loaded {
 }
 
 /// Reads all inputs and the MeshConfig. An error diagnostic means that nothing may be compiled.
-pub fn load(_inputs: &[Input], _mesh: Option<&Path>) -> (Loaded, Vec<Diagnostic>) {
-    (Loaded::default(), Vec::new())
+pub fn load(inputs: &[Input], mesh: Option<&Path>) -> (Loaded, Vec<Diagnostic>) {
+    let mut loader = Loader::default();
+    input::texts(inputs, |text| loader.manifests(text));
+    if let Some(path) = mesh {
+        loader.mesh(input::file_text(path));
+    }
+    loader.finish()
 }
 
-/// As [`load`], from text: `name` is the file name that diagnostics show.
-pub fn load_str(_name: &str, _text: &str, _mesh: Option<&str>) -> (Loaded, Vec<Diagnostic>) {
-    (Loaded::default(), Vec::new())
+/// As [`load`], from text: `name` is the file name that diagnostics show, and one that ends in
+/// `.json` is read as JSON alone.
+pub fn load_str(name: &str, text: &str, mesh: Option<&str>) -> (Loaded, Vec<Diagnostic>) {
+    let in_memory = |name: &str, text: &str| Text {
+        name: name.into(),
+        content: Ok(text.strip_prefix('\u{feff}').unwrap_or(text).into()),
+        json: name.ends_with(".json"),
+    };
+    let mut loader = Loader::default();
+    loader.manifests(in_memory(name, text));
+    if let Some(text) = mesh {
+        loader.mesh(in_memory("mesh.yaml", text));
+    }
+    loader.finish()
 }

@@ -1,0 +1,245 @@
+//! Single values of rules: addresses, ports, service accounts, trust domains, paths, keys.
+
+use std::net::IpAddr;
+
+use crate::{
+    diagnostic::Code,
+    read::node::{Node, Reader, nearest},
+};
+
+/// Says what is wrong with a value: the code, the message, the fix.
+pub type Check = fn(&str) -> Option<Problem>;
+type Problem = (Code, String, String);
+
+const SERVICE_ACCOUNTS_MAX: usize = 16;
+const SERVICE_ACCOUNT_BYTES_MAX: usize = 320;
+
+/// Reports what is wrong with one value. No value may be empty, whatever the field.
+pub fn check(reader: &mut Reader<'_>, node: &Node<'_>, text: &str, check: Check) {
+    if text.is_empty() {
+        return reader.error(
+            Code::EmptyValue,
+            node,
+            format!("a value of `{}` is empty", node.name()),
+            "write a value; `\"*\"` matches any that is present",
+        );
+    }
+    if let Some((code, message, help)) = check(text) {
+        reader.error(code, node, message, help);
+    }
+}
+
+/// Any text will do.
+pub fn any(_: &str) -> Option<Problem> {
+    None
+}
+
+pub fn ip_block(text: &str) -> Option<Problem> {
+    (!is_ip_block(text)).then(|| {
+        (
+            Code::BadIpBlock,
+            format!("`{text}` is neither an IP address nor a CIDR block"),
+            "write an address such as 10.1.2.3, or a block such as 10.1.0.0/16".into(),
+        )
+    })
+}
+
+/// An address, or an address, a slash and a prefix length without sign or leading zero. A zone is
+/// part of an address that stands alone, not of a block.
+pub fn is_ip_block(text: &str) -> bool {
+    match text.split_once('/') {
+        None => match text.split_once('%') {
+            Some((address, zone)) => {
+                address.contains(':') && address.parse::<IpAddr>().is_ok() && !zone.is_empty()
+            }
+            None => text.parse::<IpAddr>().is_ok(),
+        },
+        Some((address, length)) => {
+            let bits = match address.parse::<IpAddr>() {
+                Ok(IpAddr::V4(_)) => 32,
+                Ok(IpAddr::V6(_)) => 128,
+                Err(_) => return false,
+            };
+            let digits = length.bytes().all(|b| b.is_ascii_digit());
+            let canonical = length == "0" || !length.starts_with('0');
+            digits && canonical && length.parse::<u8>().is_ok_and(|length| length <= bits)
+        }
+    }
+}
+
+pub fn port(text: &str) -> Option<Problem> {
+    let digits = text.bytes().all(|b| b.is_ascii_digit());
+    let number = text.parse::<u32>().ok().filter(|n| digits && *n <= 65_535);
+    number.is_none().then(|| {
+        (
+            Code::BadPort,
+            format!("`{text}` is not a port"),
+            "write one number from 0 to 65535; ranges and names are not possible".into(),
+        )
+    })
+}
+
+pub fn service_account(text: &str) -> Option<Problem> {
+    let problem = |message: String| {
+        let help = "write `namespace/name`, or `name` for the policy's own namespace";
+        Some((Code::BadServiceAccount, message, help.into()))
+    };
+    let parts: Vec<&str> = text.split('/').collect();
+    if text.len() > SERVICE_ACCOUNT_BYTES_MAX {
+        return problem(format!(
+            "a service account has more than {SERVICE_ACCOUNT_BYTES_MAX} bytes"
+        ));
+    }
+    if parts.len() > 2 || parts.iter().any(|part| part.is_empty()) {
+        return problem(format!("`{text}` is not a service account"));
+    }
+    if text.contains('*') {
+        return problem(format!("`{text}`: a service account has no wildcards"));
+    }
+    None
+}
+
+/// How many service accounts one list may have.
+pub fn service_account_count(reader: &mut Reader<'_>, list: &Node<'_>) {
+    if list.items().len() > SERVICE_ACCOUNTS_MAX {
+        reader.error(
+            Code::TooMany,
+            list,
+            format!(
+                "`{}` has more than {SERVICE_ACCOUNTS_MAX} items",
+                list.name()
+            ),
+            "write a second source: sources are alternatives",
+        );
+    }
+}
+
+pub fn trust_domain(text: &str) -> Option<Problem> {
+    let middle = text.get(1..text.len().saturating_sub(1)).unwrap_or("");
+    let stars = text.matches('*').count();
+    if text.contains('/') || stars > 1 || middle.contains('*') {
+        return Some((
+            Code::BadTrustDomain,
+            format!("`{text}` is not a trust domain"),
+            "write the domain alone, such as `cluster.local`, with at most one `*` at one end"
+                .into(),
+        ));
+    }
+    None
+}
+
+pub fn path(text: &str) -> Option<Problem> {
+    let template = text.contains("{*}") || text.contains("{**}");
+    let named = text.contains('{') || text.contains('}');
+    // Outside of a template braces are literal characters to Istio's validation only if they cannot
+    // be read as a variable.
+    let problem = match template {
+        true => template_problem(text),
+        false if named => variable(text),
+        false => None,
+    };
+    problem.map(|reason| {
+        (
+            Code::BadPathTemplate,
+            format!("`{text}` is not a path template: {reason}"),
+            "a segment is `{*}`, or `{**}` as the last of these, or plain text".into(),
+        )
+    })
+}
+
+/// A path without `{*}` or `{**}` that still looks like a template.
+fn variable(text: &str) -> Option<&'static str> {
+    let segments = text.split('/');
+    let braced = |s: &str| s.starts_with('{') && s.ends_with('}');
+    segments
+        .into_iter()
+        .any(braced)
+        .then_some("variables have no names here")
+}
+
+fn template_problem(text: &str) -> Option<&'static str> {
+    if !text.starts_with('/') {
+        return Some("it must begin with a slash");
+    }
+    let mut any_seen = false;
+    for segment in text.split('/') {
+        match segment {
+            "{*}" | "{**}" if any_seen => return Some("nothing variable may follow `{**}`"),
+            "{**}" => any_seen = true,
+            "{*}" => {}
+            literal if literal.contains(['{', '}']) => {
+                return Some("a variable is a whole segment, `{*}` or `{**}`");
+            }
+            literal if !literal.bytes().all(is_path_byte) => {
+                return Some("a segment has a character that a path cannot have");
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Characters of a segment of plain text, as in RFC 3986, without `*`.
+fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;=:@".contains(&byte)
+}
+
+/// Checks the key of a condition and gives the check for its values.
+pub fn condition_key(reader: &mut Reader<'_>, node: &Node<'_>, key: &str) -> Check {
+    const PLAIN: &[(&str, Check)] = &[
+        ("source.ip", ip_block),
+        ("remote.ip", ip_block),
+        ("source.namespace", any),
+        ("source.principal", any),
+        ("source.serviceAccount", service_account),
+        ("source.trustDomain", trust_domain),
+        ("request.auth.principal", any),
+        ("request.auth.audiences", any),
+        ("request.auth.presenter", any),
+        ("destination.ip", ip_block),
+        ("destination.port", port),
+        ("connection.sni", any),
+    ];
+    const BRACKETED: [&str; 3] = [
+        "request.headers",
+        "request.auth.claims",
+        "experimental.envoy.filters.",
+    ];
+    if let Some((_, check)) = PLAIN.iter().find(|(plain, _)| *plain == key) {
+        return *check;
+    }
+    if BRACKETED.iter().any(|prefix| key.starts_with(prefix)) {
+        // ISTIO: "bad key: should have format a[b]"
+        let open = key.find('[').unwrap_or(0);
+        if !(key.ends_with(']') && open > 0 && open + 2 < key.len()) {
+            reader.error(
+                Code::ConditionKey,
+                node,
+                format!("`{key}` must end with a name in brackets"),
+                "write it as `request.headers[name]`",
+            );
+        }
+        return any;
+    }
+    let help = match key {
+        "destination.namespace" => {
+            "a policy's own `metadata.namespace` says where it applies".into()
+        }
+        "destination.name" | "destination.user" => "use the policy's `selector`".into(),
+        _ if key.starts_with("destination.labels") => "use the policy's `selector`".into(),
+        _ => {
+            let known = PLAIN.iter().map(|(plain, _)| *plain).chain(BRACKETED);
+            match nearest(key, known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "see the list of keys in `policyc explain P117`".into(),
+            }
+        }
+    };
+    reader.error(
+        Code::ConditionKey,
+        node,
+        format!("there is no attribute `{key}`"),
+        help,
+    );
+    any
+}

@@ -1,0 +1,293 @@
+//! Texts to objects: documents, Lists, kinds, and the one place where objects join the cluster.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::{
+    Loaded,
+    input::{self, Text, Unreadable},
+    json,
+    node::{Node, Reader},
+    position::Format,
+    split,
+    value::{Fault, Value},
+    yaml,
+};
+use crate::{
+    ast::DocumentId,
+    cluster,
+    diagnostic::{At, Code, Diagnostic, Path},
+};
+
+#[derive(Default)]
+pub struct Loader {
+    pub(super) loaded: Loaded,
+    pub(super) found: Vec<Diagnostic>,
+    /// Where each object was found first: kind, namespace, name.
+    pub(super) seen: BTreeMap<(String, String, String), At>,
+}
+
+impl Loader {
+    /// Takes a file of manifests.
+    pub fn manifests(&mut self, text: Text) {
+        self.documents(text, |loader, id, value| {
+            loader.object(id, &Path::default(), &value, None, 0);
+        });
+    }
+
+    /// Takes a file that holds a MeshConfig, or the ConfigMap that Istio keeps it in.
+    pub fn mesh(&mut self, text: Text) {
+        let name = format!("{} (data.mesh)", text.name);
+        self.documents(text, |loader, document, value| {
+            if value.get("kind").and_then(Value::as_str) == Some("ConfigMap") {
+                let inner = value.get("data").and_then(|data| data.get("mesh"));
+                return match inner.and_then(Value::as_str) {
+                    Some(inner) => loader.mesh_config(&name, inner),
+                    None => loader.found.push(Diagnostic::error(
+                        Code::MissingField,
+                        At {
+                            document,
+                            path: Path::default().key("data"),
+                        },
+                        "the ConfigMap has no `data.mesh`",
+                        "give the ConfigMap `istio` of the root namespace, or a plain MeshConfig",
+                    )),
+                };
+            }
+            loader.mesh_value(document, &value);
+        });
+    }
+
+    fn mesh_config(&mut self, name: &str, text: &str) {
+        let text = Text {
+            name: name.into(),
+            content: Ok(text.into()),
+            json: false,
+        };
+        self.documents(text, |loader, document, value| {
+            loader.mesh_value(document, &value);
+        });
+    }
+
+    fn mesh_value(&mut self, document: DocumentId, value: &Value) {
+        let mut reader = self.reader(document, Path::default());
+        let mesh = cluster::mesh::read(&mut reader, &Node::root(value));
+        let found = reader.found;
+        self.found.extend(found);
+        if let Some(mesh) = mesh {
+            self.loaded.cluster.mesh = mesh;
+        }
+    }
+
+    /// The cluster, sorted, and everything that was wrong.
+    pub fn finish(mut self) -> (Loaded, Vec<Diagnostic>) {
+        let cluster = &mut self.loaded.cluster;
+        macro_rules! sort {
+            ($($kind:ident),*) => {$(
+                cluster.$kind.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+            )*};
+        }
+        sort!(
+            pods,
+            services,
+            policies,
+            request_authentications,
+            peer_authentications
+        );
+        cluster.workloads.sort_by(|a, b| {
+            (&a.namespace, &a.name, &a.kind).cmp(&(&b.namespace, &b.name, &b.kind))
+        });
+        cluster.nodes.sort_by(|a, b| a.name.cmp(&b.name));
+        (self.loaded, self.found)
+    }
+
+    /// Splits a text into documents, reads each and hands it on.
+    fn documents(&mut self, text: Text, mut each: impl FnMut(&mut Self, DocumentId, Value)) {
+        let (content, unreadable) = match text.content {
+            Ok(content) => (content, None),
+            Err(reason) => (String::new(), Some(reason)),
+        };
+        let file = self.loaded.sources.add_file(text.name, content);
+        if let Some(reason) = unreadable {
+            return self.unreadable(file, reason);
+        }
+        let whole = self.loaded.sources.text(file);
+        let parts = match text.json {
+            true => vec![Range {
+                start: 0,
+                end: whole.len(),
+            }],
+            false => split::documents(whole),
+        };
+        for part in parts {
+            let start = self.loaded.sources.text(file)[part.clone()].trim_start();
+            let read = match text.json || start.starts_with(['{', '[']) {
+                true => self.json(file, &part, text.json),
+                false => self.yaml(file, &part),
+            };
+            for (id, value) in read {
+                each(self, id, value);
+            }
+        }
+    }
+
+    fn yaml(&mut self, file: usize, part: &Range<usize>) -> Vec<(DocumentId, Value)> {
+        let text = &self.loaded.sources.text(file)[part.clone()];
+        match yaml::read(text) {
+            Ok((value, faults)) => {
+                let id = self.add(file, part.clone(), Format::Yaml);
+                self.faults(id, faults);
+                vec![(id, value)]
+            }
+            Err(failure) => {
+                self.yaml_failure(file, part, failure);
+                Vec::new()
+            }
+        }
+    }
+
+    /// JSON values one after another. What only looks like JSON may be YAML in its flow style.
+    fn json(&mut self, file: usize, part: &Range<usize>, only: bool) -> Vec<(DocumentId, Value)> {
+        let text = &self.loaded.sources.text(file)[part.clone()];
+        let mut values = Vec::new();
+        for range in json::documents(text) {
+            match json::read(&text[range.clone()]) {
+                Ok(read) => values.push((range, read)),
+                Err(failure) if only || failure.too_deep => {
+                    let start = part.start + range.start;
+                    let offset = offset_of(&text[range], failure.line, failure.column);
+                    let (code, help) = match failure.too_deep {
+                        true => (Code::TooDeep, "write the document with less nesting"),
+                        false => (Code::Syntax, "mend the JSON here"),
+                    };
+                    self.at_offset(file, start + offset, code, failure.message, help);
+                    return Vec::new();
+                }
+                Err(_) => return self.yaml(file, part),
+            }
+        }
+        let mut read = Vec::new();
+        for (range, (value, faults)) in values {
+            let bytes = part.start + range.start..part.start + range.end;
+            let id = self.add(file, bytes, Format::Json);
+            self.faults(id, faults);
+            read.push((id, value));
+        }
+        read
+    }
+
+    fn add(&mut self, file: usize, bytes: Range<usize>, format: Format) -> DocumentId {
+        self.loaded.sources.add_document(file, bytes, format)
+    }
+
+    fn faults(&mut self, document: DocumentId, faults: Vec<(Fault, Path)>) {
+        for (fault, path) in faults {
+            let at = At { document, path };
+            self.found.push(match fault {
+                Fault::DuplicateKey => Diagnostic::error(
+                    Code::DuplicateKey,
+                    at.clone(),
+                    format!("the key `{}` is written twice in one mapping", at.path),
+                    "remove one of them, or join their values",
+                ),
+                Fault::MergeKey => Diagnostic::error(
+                    Code::MergeKey,
+                    at,
+                    "merge keys are not read",
+                    "write the fields out where they belong",
+                ),
+            });
+        }
+    }
+
+    fn unreadable(&mut self, file: usize, reason: Unreadable) {
+        let (code, message, help) = match reason {
+            Unreadable::Io(reason) => (
+                Code::CannotRead,
+                format!("cannot read this: {reason}"),
+                "check the path and its permissions",
+            ),
+            Unreadable::TooLarge => (
+                Code::TooLarge,
+                format!("the file has more than {} MiB", input::FILE_BYTES_MAX >> 20),
+                "split it into several files",
+            ),
+            Unreadable::NotUtf8 { line, column } => (
+                Code::NotUtf8,
+                format!("not UTF-8, first at line {line}, column {column}"),
+                "save the file as UTF-8",
+            ),
+        };
+        self.at_offset(file, 0, code, message, help);
+    }
+
+    fn yaml_failure(&mut self, file: usize, part: &Range<usize>, failure: yaml::Failure) {
+        let text = &self.loaded.sources.text(file)[part.clone()];
+        let offset = |line, column| part.start + offset_of(text, line, column);
+        let leading = text.len() - text.trim_start().len();
+        let start = part.start + leading;
+        let (at, code, message, help) = match failure {
+            yaml::Failure::TooLarge(message) => (
+                start,
+                Code::TooLarge,
+                message,
+                "split it into documents, or write it as JSON",
+            ),
+            yaml::Failure::TooDeep => (
+                start,
+                Code::TooDeep,
+                "the document is nested too deeply, or its aliases expand to too much".into(),
+                "write it with less nesting and without aliases",
+            ),
+            yaml::Failure::Tag { line, column } => (
+                offset(line, column),
+                Code::Tag,
+                "a YAML tag that Kubernetes does not know".into(),
+                "write the value without the tag",
+            ),
+            yaml::Failure::Syntax {
+                message,
+                line,
+                column,
+            } => (
+                offset(line, column),
+                Code::Syntax,
+                message,
+                "mend the YAML here; the cause may be a line above",
+            ),
+        };
+        self.at_offset(file, at, code, message, help);
+    }
+
+    fn at_offset(&mut self, file: usize, at: usize, code: Code, message: String, help: &str) {
+        let document = self.add(file, at..at, Format::Unread);
+        let at = At {
+            document,
+            path: Path::default(),
+        };
+        self.found.push(Diagnostic::error(code, at, message, help));
+    }
+
+    pub(super) fn reader(&self, document: DocumentId, object: Path) -> Reader<'_> {
+        Reader {
+            sources: &self.loaded.sources,
+            document,
+            object,
+            policy: None,
+            found: Vec::new(),
+        }
+    }
+}
+
+/// Byte offset of a line and a column that count from 1; 0 and what lies outside is the nearest end.
+fn offset_of(text: &str, line: usize, column: usize) -> usize {
+    let mut start = 0;
+    for (number, content) in text.split_inclusive('\n').enumerate() {
+        if number + 1 >= line {
+            let characters = content.trim_end_matches(['\n', '\r']).char_indices();
+            let at = characters.map(|(at, _)| at).nth(column.saturating_sub(1));
+            return start + at.unwrap_or(content.trim_end().len());
+        }
+        start += content.len();
+    }
+    text.len()
+}

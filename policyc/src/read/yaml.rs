@@ -1,0 +1,250 @@
+//! YAML documents to values. The only module that knows serde_yaml.
+//!
+//! serde_yaml keeps all events of a document in memory before it gives the first value, so what is
+//! large or looks deeply nested is first walked event by event, with a limit on both.
+
+use saphyr_parser::{Event, Parser};
+use serde::de::DeserializeSeed;
+
+use super::value::{Builder, FOREIGN_TAG, Fault, OVER_BUDGET, Value};
+use crate::diagnostic::Path;
+
+/// Bytes of one YAML document.
+pub const DOCUMENT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of one line of YAML. Minified JSON may have longer ones; it has its own reader.
+pub const LINE_BYTES_MAX: usize = 1 << 20;
+/// Collections within collections.
+pub const DEPTH_MAX: usize = 100;
+/// Scalars, collections and aliases of one document.
+const EVENTS_MAX: usize = 6_000_000;
+/// Values of one document after its aliases are followed.
+const NODES_MAX: usize = 8_000_000;
+
+/// Why a document could not be read.
+#[derive(Debug)]
+pub enum Failure {
+    TooLarge(String),
+    TooDeep,
+    Tag {
+        line: usize,
+        column: usize,
+    },
+    Syntax {
+        message: String,
+        line: usize,
+        column: usize,
+    },
+}
+
+/// Reads one document. Lines and columns count from 1 within `text`; a line of 0 is unknown.
+pub fn read(text: &str) -> Result<(Value, Vec<(Fault, Path)>), Failure> {
+    check_size(text)?;
+    if looks_unusual(text) {
+        walk(text)?;
+    }
+    let builder = Builder::new(text.len(), NODES_MAX);
+    match builder.deserialize_one(text) {
+        Ok(value) => Ok((value, builder.into_faults())),
+        Err(error) => Err(failure(&error)),
+    }
+}
+
+impl Builder {
+    fn deserialize_one(&self, text: &str) -> Result<Value, serde_yaml::Error> {
+        self.deserialize(serde_yaml::Deserializer::from_str(text))
+    }
+}
+
+fn check_size(text: &str) -> Result<(), Failure> {
+    if text.len() > DOCUMENT_BYTES_MAX {
+        return Err(Failure::TooLarge(format!(
+            "a YAML document has more than {} MiB",
+            DOCUMENT_BYTES_MAX >> 20
+        )));
+    }
+    if text.len() > LINE_BYTES_MAX && text.lines().any(|l| l.len() > LINE_BYTES_MAX) {
+        return Err(Failure::TooLarge(format!(
+            "a line of YAML has more than {} KiB",
+            LINE_BYTES_MAX >> 10
+        )));
+    }
+    Ok(())
+}
+
+/// A cheap look that never misses a deep or huge document, and may suspect a harmless one.
+fn looks_unusual(text: &str) -> bool {
+    const SUSPECT: usize = 40;
+    if text.len() > LINE_BYTES_MAX {
+        return true;
+    }
+    let (mut open, mut opened_max) = (0usize, 0usize);
+    for line in text.lines() {
+        let indent = line.len() - line.trim_start_matches([' ', '-', '?', '\t']).len();
+        if indent > SUSPECT * 2 {
+            return true;
+        }
+        for byte in line.bytes() {
+            match byte {
+                b'[' | b'{' => open += 1,
+                b']' | b'}' => open = open.saturating_sub(1),
+                _ => {}
+            }
+            opened_max = opened_max.max(open);
+        }
+    }
+    opened_max > SUSPECT
+}
+
+fn walk(text: &str) -> Result<(), Failure> {
+    let (mut depth, mut events) = (0usize, 0usize);
+    for event in Parser::new_from_str(text) {
+        // A syntax error is reported by the reader proper, in its own words.
+        let Ok((event, _)) = event else { return Ok(()) };
+        match event {
+            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
+            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        events += 1;
+        if depth > DEPTH_MAX {
+            return Err(Failure::TooDeep);
+        }
+        if events > EVENTS_MAX {
+            return Err(Failure::TooLarge(format!(
+                "a YAML document has more than {EVENTS_MAX} values"
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn failure(error: &serde_yaml::Error) -> Failure {
+    let text = error.to_string();
+    let (line, column) = error.location().map_or((0, 0), |l| (l.line(), l.column()));
+    if text.contains(FOREIGN_TAG) {
+        return Failure::Tag { line, column };
+    }
+    if text.contains(OVER_BUDGET)
+        || text.contains("recursion limit exceeded")
+        || text.contains("repetition limit exceeded")
+    {
+        return Failure::TooDeep;
+    }
+    // The location is shown beside the message, so it need not be in it as well.
+    let message = match text.find(" at line ") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    };
+    Failure::Syntax {
+        message,
+        line,
+        column,
+    }
+}
+
+/// What kubectl makes of a scalar without quotes. It reads YAML 1.1, where more words are booleans
+/// and more digits are numbers than in the YAML 1.2 that this reader follows.
+pub fn kubectl_reads_as(plain: &str) -> Option<&'static str> {
+    match plain {
+        "" | "~" | "null" | "Null" | "NULL" => Some("null"),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => {
+            Some("true")
+        }
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => {
+            Some("false")
+        }
+        ".nan" | ".NaN" | ".NAN" | ".inf" | ".Inf" | ".INF" | "+.inf" | "+.Inf" | "+.INF"
+        | "-.inf" | "-.Inf" | "-.INF" => Some("a number"),
+        _ if is_number(plain) => Some("a number"),
+        _ => None,
+    }
+}
+
+/// A decimal number with optional point and exponent, or an integer in base 2, 8 or 16; both may
+/// have underscores between digits.
+fn is_number(plain: &str) -> bool {
+    let digits = plain.strip_prefix(['+', '-']).unwrap_or(plain);
+    if !digits.starts_with(|c: char| c.is_ascii_digit() || c == '.') {
+        return false;
+    }
+    let digits: String = digits.chars().filter(|c| *c != '_').collect();
+    let prefixed = |prefix: &str, radix: u32| {
+        let rest = digits.strip_prefix(prefix);
+        rest.is_some_and(|r| !r.is_empty() && r.chars().all(|c| c.is_digit(radix)))
+    };
+    if prefixed("0x", 16) || prefixed("0X", 16) || prefixed("0o", 8) || prefixed("0b", 2) {
+        return true;
+    }
+    let (mantissa, exponent) = match digits.find(['e', 'E']) {
+        Some(at) => (&digits[..at], Some(&digits[at + 1..])),
+        None => (digits.as_str(), None),
+    };
+    let exponent_fits = exponent.is_none_or(|e| {
+        let e = e.strip_prefix(['+', '-']).unwrap_or(e);
+        !e.is_empty() && e.bytes().all(|b| b.is_ascii_digit())
+    });
+    exponent_fits
+        && mantissa.bytes().any(|b| b.is_ascii_digit())
+        && mantissa.bytes().all(|b| b.is_ascii_digit() || b == b'.')
+        && mantissa.matches('.').count() <= 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failure, kubectl_reads_as, read};
+
+    #[test]
+    fn words_and_digits_that_kubectl_does_not_read_as_strings() {
+        for plain in [
+            "on", "yes", "N", "080", "8080", "1_000", "0x1F", "1e3", ".5", "~", "+1",
+        ] {
+            assert!(kubectl_reads_as(plain).is_some(), "`{plain}` needs quotes");
+        }
+        for plain in [
+            "One",
+            "1.2.3.4",
+            "10.0.0.0/8",
+            "1a",
+            "2024-01-01",
+            "0x",
+            "e3",
+            ".",
+            "-",
+            "*",
+        ] {
+            assert_eq!(kubectl_reads_as(plain), None, "`{plain}` is a string");
+        }
+    }
+
+    #[test]
+    fn nesting_and_aliases_are_bounded() {
+        let deep = "[".repeat(100_000);
+        assert!(
+            matches!(read(&deep), Err(Failure::TooDeep)),
+            "flow nesting stops early"
+        );
+        let dashes = "- ".repeat(50_000);
+        assert!(
+            matches!(read(&dashes), Err(Failure::TooDeep)),
+            "block nesting stops early"
+        );
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..12 {
+            let refs = vec![format!("*a{}", i - 1); 10].join(", ");
+            bomb += &format!("a{i}: &a{i} [{refs}]\n");
+        }
+        assert!(
+            matches!(read(&bomb), Err(Failure::TooDeep)),
+            "aliases stop at the budget"
+        );
+        let long = format!(
+            "s: &s {}\nl: [{}]\n",
+            "x".repeat(500_000),
+            "*s, ".repeat(5_000)
+        );
+        assert!(
+            matches!(read(&long), Err(Failure::TooDeep)),
+            "so do aliases of a long string"
+        );
+    }
+}

@@ -15,6 +15,7 @@ pub mod ir;
 pub mod link;
 pub mod lower;
 pub mod options;
+pub mod oracle;
 pub mod read;
 pub mod request;
 pub mod resolve;

@@ -2,7 +2,7 @@
 //!
 //! Read in the order in which data flows: `read` (bytes to documents), [`ast`] (policies as
 //! written), [`cluster`] (the world they speak about), `resolve` and `ir` (numbers), `lower`
-//! (cells), `link` (words for one node), `bundle` (bytes), `l7` (requests). `oracle` is the same
+//! (cells), `link` (words for one node), `bundle` (bytes), `l7` (requests). [`oracle`] is the same
 //! meaning written naively, for comparison.
 #![forbid(unsafe_code)]
 

@@ -1,8 +1,12 @@
 //! What the compiler has to say: one struct, documented codes, positions found only when needed.
 
 mod code;
+mod pages;
+mod render;
 
 pub use code::Code;
+pub use pages::Page;
+pub use render::{human, json};
 
 use crate::ast::DocumentId;
 

@@ -1,2 +1,8 @@
-//! The policy compiler.
-fn main() {}
+//! The policy compiler's command line.
+#![forbid(unsafe_code)]
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -77,6 +77,11 @@ impl Sources {
         self.files.iter().map(|f| f.name.as_str())
     }
 
+    /// Which of the files a document is in, counted from 0.
+    pub fn file_of(&self, id: DocumentId) -> usize {
+        self.document(id).map_or(usize::MAX, |d| d.file)
+    }
+
     /// Where a path of a document is. `about_key`: its last key rather than the value behind it.
     pub fn place(&self, id: DocumentId, path: &Path, about_key: bool) -> Option<Place<'_>> {
         let document = self.document(id)?;

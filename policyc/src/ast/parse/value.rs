@@ -230,6 +230,10 @@ pub fn condition_key(reader: &mut Reader<'_>, node: &Node<'_>, key: &str) -> Che
         _ => {
             let known = PLAIN.iter().map(|(plain, _)| *plain).chain(BRACKETED);
             match nearest(key, known) {
+                Some(near) if BRACKETED.contains(&near) => {
+                    let dot = near.trim_end_matches('.');
+                    format!("did you mean `{dot}[name]`?")
+                }
                 Some(near) => format!("did you mean `{near}`?"),
                 None => "see the list of keys in `policyc explain P117`".into(),
             }

@@ -1,0 +1,55 @@
+//! One file a command; this one knows their names and turns outcomes into exit codes.
+
+mod check;
+mod explain;
+mod sources;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a command came to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Exit code 0.
+    Good,
+    /// The policy has errors, or the answer is no: exit code 1.
+    Bad,
+    /// Wrong use, or something that could not be read or written: exit code 2.
+    Failed,
+}
+
+#[derive(Parser)]
+#[command(
+    name = "policyc",
+    version,
+    about = "Compiles Istio AuthorizationPolicy to a flat decision table",
+    after_help = "Exit codes: 0 good, 1 the policy has errors or the answer is no, 2 usage or I/O."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Check(check::Args),
+    Explain(explain::Args),
+}
+
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        Command::Check(args) => check::run(&args),
+        Command::Explain(args) => explain::run(&args),
+    };
+    match outcome {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Bad) => ExitCode::from(1),
+        Ok(Outcome::Failed) => ExitCode::from(2),
+        Err(error) => {
+            eprintln!("policyc: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! `policyc check`: errors and lints, nothing written.
+
+use std::io::{Write, stdout};
+
+use clap::ValueEnum;
+use policyc::diagnostic;
+
+use super::{
+    Outcome,
+    sources::{SourceArgs, outcome, summary, underline},
+};
+
+/// Checks manifests: errors and lints, nothing is written
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  policyc check -f manifests/
+  kubectl get authorizationpolicies,pods,services -A -o yaml | policyc check -f -
+  policyc check -f manifests/ --deny-warnings --format json")]
+pub struct Args {
+    #[command(flatten)]
+    sources: SourceArgs,
+
+    /// Exit with 1 on warnings as well
+    #[arg(long)]
+    deny_warnings: bool,
+
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let (loaded, found) = args.sources.read();
+    let outcome = outcome(&found, args.deny_warnings);
+    match args.format {
+        Format::Json => {
+            let json = diagnostic::json(&found, &loaded.sources);
+            writeln!(stdout(), "{json}")?;
+        }
+        Format::Human => {
+            underline(&found, &loaded);
+            writeln!(stdout(), "{}", account(&loaded.cluster, &summary(&found)))?;
+        }
+    }
+    Ok(outcome)
+}
+
+/// What was read, in one line.
+fn account(cluster: &policyc::cluster::Cluster, problems: &str) -> String {
+    let mut text = format!(
+        "checked {} and {}",
+        counted(cluster.policies.len(), "policy", "policies"),
+        counted(
+            cluster.pods.len() + cluster.workloads.len(),
+            "pod or workload",
+            "pods and workloads"
+        ),
+    );
+    let skipped: u32 = cluster.skipped.values().sum();
+    if skipped > 0 {
+        let kinds: Vec<&str> = cluster.skipped.keys().map(String::as_str).take(5).collect();
+        let more = if cluster.skipped.len() > kinds.len() {
+            ", ..."
+        } else {
+            ""
+        };
+        text += &format!(
+            "; {skipped} objects of other kinds skipped ({}{more})",
+            kinds.join(", ")
+        );
+    }
+    match problems {
+        "" => text + ": no problems",
+        _ => text + ": " + problems,
+    }
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {many}"),
+    }
+}

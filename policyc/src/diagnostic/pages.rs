@@ -1,0 +1,85 @@
+//! What `policyc explain CODE` prints: a page for each code, with an example, the reason and the fix.
+
+mod cluster;
+mod policy;
+mod reading;
+mod tokens;
+
+use std::fmt;
+
+use super::Code;
+
+/// The documentation of one code.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Page {
+    /// What is wrong, in one line.
+    pub title: &'static str,
+    /// The shortest text that causes it.
+    pub example: &'static str,
+    /// Why it is reported.
+    pub reason: &'static str,
+    /// What to write instead.
+    pub fix: &'static str,
+}
+
+impl Code {
+    /// The code's page.
+    pub fn page(self) -> Page {
+        let pages = [reading::PAGES, policy::PAGES, tokens::PAGES, cluster::PAGES];
+        let mut all = pages.into_iter().flatten();
+        // INVARIANT: every code has a page; a test holds it.
+        all.find(|(code, _)| *code == self)
+            .map_or(Page::EMPTY, |(_, page)| *page)
+    }
+}
+
+impl Page {
+    const EMPTY: Self = Self {
+        title: "",
+        example: "",
+        reason: "",
+        fix: "",
+    };
+}
+
+impl fmt::Display for Page {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text = |text: &str| textwrap::fill(text, 78);
+        writeln!(f, "{}\n\nExample:\n", text(self.title))?;
+        for line in self.example.lines() {
+            writeln!(f, "    {line}")?;
+        }
+        writeln!(f, "\nWhy:\n{}\n", text(self.reason))?;
+        writeln!(f, "Fix:\n{}", text(self.fix))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Code, Page};
+
+    #[test]
+    fn every_code_has_a_whole_page() {
+        for code in Code::all() {
+            let Page {
+                title,
+                example,
+                reason,
+                fix,
+            } = code.page();
+            for part in [title, example, reason, fix] {
+                assert!(!part.is_empty(), "{code} lacks a part of its page");
+            }
+        }
+    }
+
+    #[test]
+    fn codes_are_sorted_and_found_by_their_text() {
+        let texts: Vec<&str> = Code::all().map(Code::as_str).collect();
+        assert!(texts.is_sorted(), "codes are listed in order: {texts:?}");
+        for code in Code::all() {
+            assert_eq!(Code::parse(&code.as_str().to_lowercase()), Some(code));
+        }
+        assert_eq!(Code::parse("P000"), None, "no such code");
+    }
+}

@@ -12,6 +12,7 @@ pub mod bundle;
 pub mod cluster;
 pub mod diagnostic;
 pub mod ir;
+pub mod l7;
 pub mod link;
 pub mod lower;
 pub mod options;

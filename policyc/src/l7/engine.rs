@@ -1,0 +1,416 @@
+//! The order of judgement: CUSTOM, JWT, DENY, ALLOW, and what happens when none of them speaks.
+//! Everything is parsed, indexed and numbered when a residual is compiled; judging allocates nothing
+//! unless a token, a changed path or an audit hit makes it.
+
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+use super::{
+    answer::{Answer, is_grpc},
+    jwt::{self, Authenticator, Provider, Verified},
+    matcher::{Facts, HttpFacts},
+    normalize::{Target, normalize},
+    request::{Connection, HttpRequest},
+    rules::{Builder, Code, Memo, Stage},
+};
+use crate::{
+    cluster::{Mesh, PathNormalization, ProviderKind},
+    ir::{self, Atom, AtomId, Otherwise, Program, Residual, RuleRef, Stages},
+    request::{Authorizer, Cause, Expected, Wire},
+};
+
+/// What all residuals of one program share.
+#[derive(Debug)]
+pub struct Engine {
+    atoms: Vec<Atom>,
+    normalization: PathNormalization,
+    providers: Vec<Vec<Arc<Provider>>>,
+    authorizers: BTreeMap<String, OnError>,
+}
+
+/// What a failing authorizer means.
+#[derive(Clone, Copy, Debug)]
+struct OnError {
+    open: bool,
+    status: u16,
+}
+
+impl Default for OnError {
+    fn default() -> Self {
+        Self {
+            open: false,
+            status: 403,
+        }
+    }
+}
+
+/// A residual, ready to judge. Holds no reference to the program it came from.
+#[derive(Debug)]
+pub struct CompiledResidual {
+    http: Option<CompiledStages>,
+    tcp: CompiledStages,
+}
+
+#[derive(Debug)]
+struct CompiledStages {
+    code: Code,
+    custom: Stage,
+    provider: ir::Provider,
+    on_error: OnError,
+    authenticator: Authenticator,
+    deny: Stage,
+    allow: Stage,
+    otherwise: Otherwise,
+    audit: Stage,
+    dry_run_allow: Stage,
+    dry_run_deny: Stage,
+}
+
+/// Why a residual cannot be compiled: each is a mistake of whoever made it, and refuses the whole.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum CompileError {
+    #[error("the residual names atom {0:?}, which the program does not have")]
+    UnknownAtom(AtomId),
+    #[error("atom {0:?} is about source or destination and should have been decided before")]
+    KernelAtom(AtomId),
+    #[error("the residual names RequestAuthentication {0:?}, which the program does not have")]
+    UnknownAuthentication(ir::AuthenticationId),
+    #[error("the residual has more than 2^31 words")]
+    TooLarge,
+}
+
+/// What to do next about a request.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Step<'a> {
+    /// Ask this provider about the request as it came, and judge again with its answer.
+    AskAuthorizer {
+        provider: &'a str,
+        rule: RuleRef,
+    },
+    Verdict(Box<Outcome>),
+}
+
+/// The verdict on a request, and everything that goes with it.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Outcome {
+    pub verdict: Expected,
+    pub cause: Cause,
+    /// The lowest matching rule of the deciding stage.
+    pub rule: Option<RuleRef>,
+    /// AUDIT rules that match, in order; empty when the request ended before policies were asked.
+    pub audit: Vec<RuleRef>,
+    pub dry_run_allow: Vec<RuleRef>,
+    pub dry_run_deny: Vec<RuleRef>,
+    /// What the client is told when HTTP is refused.
+    pub answer: Option<Answer>,
+    /// How an allowed HTTP request differs from the one that came.
+    pub upstream: Upstream,
+}
+
+/// Changes to an allowed request before it is forwarded.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Upstream {
+    /// The target to send, where it is not the one that came.
+    pub target: Option<String>,
+    /// Names in lower case; every line of each goes.
+    pub removed_headers: Vec<String>,
+    /// Added after the removal.
+    pub added_headers: Vec<(String, String)>,
+}
+
+impl Engine {
+    /// Parses what the program holds: keys and options.
+    pub fn new(program: &Program) -> Self {
+        Self {
+            atoms: program.atoms.clone(),
+            normalization: program.mesh.path_normalization,
+            providers: jwt::providers(program),
+            authorizers: authorizers(&program.mesh),
+        }
+    }
+
+    /// Compiles a residual. Do it once for each, not for each request.
+    pub fn compile(&self, residual: &Residual) -> Result<CompiledResidual, CompileError> {
+        let http = residual.http.as_ref().map(|stages| self.stages(stages));
+        Ok(CompiledResidual {
+            http: http.transpose()?,
+            tcp: self.stages(&residual.tcp)?,
+        })
+    }
+
+    fn stages(&self, stages: &Stages) -> Result<CompiledStages, CompileError> {
+        let mut builder = Builder::new(&self.atoms);
+        let applying = stages.authentications.iter().map(|id| {
+            let providers = self.providers.get(id.index());
+            providers.ok_or(CompileError::UnknownAuthentication(*id))
+        });
+        let applying = applying.collect::<Result<Vec<_>, _>>()?;
+        let on_error = match &stages.provider {
+            ir::Provider::Named(name) => self.authorizers.get(name).copied(),
+            ir::Provider::None | ir::Provider::Unresolved => None,
+        };
+        Ok(CompiledStages {
+            custom: builder.stage(&stages.custom)?,
+            provider: stages.provider.clone(),
+            on_error: on_error.unwrap_or_default(),
+            authenticator: Authenticator::new(applying.into_iter().map(Vec::as_slice)),
+            deny: builder.stage(&stages.deny)?,
+            allow: builder.stage(&stages.allow)?,
+            otherwise: stages.otherwise,
+            audit: builder.stage(&stages.audit)?,
+            dry_run_allow: builder.stage(&stages.dry_run_allow)?,
+            dry_run_deny: builder.stage(&stages.dry_run_deny)?,
+            code: builder.finish(),
+        })
+    }
+
+    /// Judges what is spoken on a connection. `http` is the request where `wire` is HTTP; `answer`
+    /// is the authorizer's, once a first call has asked for it. HTTP on a port that is not judged
+    /// per request is judged as a connection.
+    pub fn judge<'a>(
+        &self,
+        residual: &'a CompiledResidual,
+        wire: Wire,
+        connection: Connection<'_>,
+        http: Option<&HttpRequest<'_>>,
+        answer: Option<Authorizer>,
+    ) -> Step<'a> {
+        match (&residual.http, wire) {
+            (Some(stages), Wire::Http) => self.judge_http(stages, connection, http, answer),
+            _ => judge_connection(&residual.tcp, connection, answer),
+        }
+    }
+
+    fn judge_http<'a>(
+        &self,
+        stages: &'a CompiledStages,
+        connection: Connection<'_>,
+        request: Option<&HttpRequest<'_>>,
+        answer: Option<Authorizer>,
+    ) -> Step<'a> {
+        let Some(request) = request else {
+            return refuse(Cause::BadRequest, None, None);
+        };
+        let Ok(target) = normalize(request.target, self.normalization) else {
+            let answer = Answer::bad_request(speaks_grpc(request));
+            return refuse(Cause::BadRequest, None, Some(answer));
+        };
+        let as_sent = Verified::default();
+        let sent = facts(connection, request, &target, &as_sent);
+        if let Some(step) = stages.custom(&sent, Some(request), answer) {
+            return step;
+        }
+        let mut verified = if stages.authenticator.is_empty() {
+            Verified::default()
+        } else if is_preflight(request) {
+            stages.authenticator.without_token()
+        } else {
+            match stages.authenticator.verify(request, target.query) {
+                Ok(verified) => verified,
+                Err(failure) => return refuse_token(failure, request),
+            }
+        };
+        if let (None, Some(claims)) = (&verified.claims, request.claims) {
+            verified.space_delimited = stages.authenticator.space_delimited(claims);
+        }
+        let facts = facts(connection, request, &target, &verified);
+        let mut outcome = stages.policies(&facts, Some(request));
+        if outcome.verdict == Expected::Allow {
+            outcome.upstream = upstream(&target, request, verified);
+        }
+        Step::Verdict(Box::new(outcome))
+    }
+}
+
+fn judge_connection<'a>(
+    stages: &'a CompiledStages,
+    connection: Connection<'_>,
+    answer: Option<Authorizer>,
+) -> Step<'a> {
+    let facts = Facts {
+        connection,
+        http: None,
+    };
+    if let Some(step) = stages.custom(&facts, None, answer) {
+        return step;
+    }
+    Step::Verdict(Box::new(stages.policies(&facts, None)))
+}
+
+impl CompiledStages {
+    /// The CUSTOM stage; `None` to go on.
+    fn custom(
+        &self,
+        facts: &Facts<'_>,
+        request: Option<&HttpRequest<'_>>,
+        answer: Option<Authorizer>,
+    ) -> Option<Step<'_>> {
+        if self.custom.is_empty() {
+            return None;
+        }
+        let rule = self.custom.first(&self.code, facts, &mut Memo::default())?;
+        let denied = |status| {
+            let grpc = speaks_grpc(request?);
+            Some(Answer::new(status, Cow::Borrowed(""), grpc))
+        };
+        match (&self.provider, answer) {
+            (ir::Provider::Named(provider), None) => Some(Step::AskAuthorizer { provider, rule }),
+            (ir::Provider::Named(_), Some(Authorizer::Allow)) => None,
+            (ir::Provider::Named(_), Some(Authorizer::Deny)) => {
+                Some(refuse(Cause::CustomDenied, Some(rule), denied(403)))
+            }
+            (ir::Provider::Named(_), Some(Authorizer::Error)) => {
+                let status = self.on_error.status;
+                let refused = || refuse(Cause::CustomError, Some(rule), denied(status));
+                (!self.on_error.open).then(refused)
+            }
+            (ir::Provider::None | ir::Provider::Unresolved, _) => {
+                let answer = request.map(|r| Answer::denied(speaks_grpc(r)));
+                Some(refuse(Cause::CustomUnresolved, Some(rule), answer))
+            }
+        }
+    }
+
+    /// DENY, ALLOW and what is left; ends in what lowering wrote down, which is deny by default.
+    fn policies(&self, facts: &Facts<'_>, request: Option<&HttpRequest<'_>>) -> Outcome {
+        let memo = &mut Memo::default();
+        // ISTIO: "If there are any DENY policies that match the request, deny the request."
+        let (verdict, cause, rule) = if let Some(rule) = self.deny.first(&self.code, facts, memo) {
+            (Expected::Deny, Cause::DenyRule, Some(rule))
+        } else if let Some(rule) = self.allow.first(&self.code, facts, memo) {
+            (Expected::Allow, Cause::AllowRule, Some(rule))
+        } else {
+            match self.otherwise {
+                Otherwise::Allow => (Expected::Allow, Cause::NoAllowPolicy, None),
+                Otherwise::DefaultDeny(rule) => (Expected::Deny, Cause::DefaultDeny, Some(rule)),
+                Otherwise::Deny => (Expected::Deny, Cause::NoAllowMatched, None),
+            }
+        };
+        let answer = match verdict {
+            Expected::Deny => request.map(|r| Answer::denied(speaks_grpc(r))),
+            Expected::Allow => None,
+        };
+        Outcome {
+            verdict,
+            cause,
+            rule,
+            audit: self.audit.all(&self.code, facts, memo),
+            dry_run_allow: self.dry_run_allow.all(&self.code, facts, memo),
+            dry_run_deny: self.dry_run_deny.all(&self.code, facts, memo),
+            answer,
+            upstream: Upstream::default(),
+        }
+    }
+}
+
+fn facts<'a>(
+    connection: Connection<'a>,
+    request: &'a HttpRequest<'a>,
+    target: &'a Target<'a>,
+    verified: &'a Verified,
+) -> Facts<'a> {
+    let host = request.authority.map(|authority| {
+        if authority.bytes().any(|b| b.is_ascii_uppercase()) {
+            Cow::Owned(authority.to_ascii_lowercase())
+        } else {
+            Cow::Borrowed(authority)
+        }
+    });
+    let http = HttpFacts {
+        request,
+        path: &target.path,
+        host,
+        claims: verified.claims.as_ref().or(request.claims),
+        space_delimited: &verified.space_delimited,
+        removed: &verified.removed_headers,
+        added: &verified.added_headers,
+    };
+    Facts {
+        connection,
+        http: Some(http),
+    }
+}
+
+fn upstream(target: &Target<'_>, request: &HttpRequest<'_>, verified: Verified) -> Upstream {
+    let query = if verified.removed_params.is_empty() {
+        Cow::Borrowed(target.query)
+    } else {
+        Cow::Owned(jwt::without_params(target.query, &verified.removed_params))
+    };
+    let changed = !target.is_unchanged() || query.len() != target.query.len();
+    debug_assert!(changed || request.target.len() == target.path.len() + query.len());
+    Upstream {
+        target: changed.then(|| format!("{}{query}", target.path)),
+        removed_headers: verified.removed_headers,
+        added_headers: verified.added_headers,
+    }
+}
+
+/// ISTIO: a CORS preflight bypasses the verification of tokens, and nothing else.
+fn is_preflight(request: &HttpRequest<'_>) -> bool {
+    let some = |name| request.headers.any(name, &mut |value| !value.is_empty());
+    request.method == "OPTIONS" && some("origin") && some("access-control-request-method")
+}
+
+fn speaks_grpc(request: &HttpRequest<'_>) -> bool {
+    request
+        .headers
+        .any("content-type", &mut |value| is_grpc(value))
+}
+
+fn refuse(cause: Cause, rule: Option<RuleRef>, answer: Option<Answer>) -> Step<'static> {
+    Step::Verdict(Box::new(Outcome {
+        verdict: Expected::Deny,
+        cause,
+        rule,
+        audit: Vec::new(),
+        dry_run_allow: Vec::new(),
+        dry_run_deny: Vec::new(),
+        answer,
+        upstream: Upstream::default(),
+    }))
+}
+
+fn refuse_token(failure: jwt::Failure, request: &HttpRequest<'_>) -> Step<'static> {
+    let cause = match failure {
+        jwt::Failure::Audience => Cause::JwtAudience,
+        _ => Cause::JwtInvalid,
+    };
+    let text = Cow::Owned(failure.to_string());
+    let mut answer = Answer::new(failure.status(), text, speaks_grpc(request));
+    if failure.status() == 401 {
+        let realm = format!(
+            "http://{}{}",
+            request.authority.unwrap_or(""),
+            request.target
+        );
+        let realm: String = realm
+            .chars()
+            .filter(|c| *c != '"')
+            .take(REALM_MAX)
+            .collect();
+        let value = format!("Bearer realm=\"{realm}\", error=\"invalid_token\"");
+        answer.headers.push(("www-authenticate", value));
+    }
+    refuse(cause, None, Some(answer))
+}
+
+/// Characters of the request's address in a `www-authenticate` header.
+const REALM_MAX: usize = 256;
+
+fn authorizers(mesh: &Mesh) -> BTreeMap<String, OnError> {
+    let providers = mesh.extension_providers.iter();
+    let authorizers = providers.filter_map(|provider| match &provider.kind {
+        ProviderKind::ExtAuthzGrpc(settings) | ProviderKind::ExtAuthzHttp(settings) => {
+            let on_error = OnError {
+                open: settings.fail_open,
+                status: settings.status_on_error.unwrap_or(403),
+            };
+            Some((provider.name.clone(), on_error))
+        }
+        ProviderKind::Other => None,
+    });
+    authorizers.collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,229 @@
+//! RequestAuthentication: from the tokens in a request to claims, or to a refusal. A request without
+//! a token passes and has no claims; one with a token at a place that some issuer names must satisfy
+//! one issuer with all of its tokens.
+//!
+//! `keys` are the key sets, `token` is one token, `locate` finds tokens; here they come together.
+
+mod keys;
+mod locate;
+mod token;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Map, Value};
+
+pub use keys::KeySet;
+pub(super) use locate::without_params;
+use locate::{Found, Locations, Place};
+pub use token::Failure;
+
+use super::request::HttpRequest;
+use crate::ir::{JwtRule, Program};
+
+/// One issuer, with its keys parsed.
+#[derive(Debug)]
+pub struct Provider {
+    rule: JwtRule,
+    keys: Arc<KeySet>,
+    locations: Locations,
+}
+
+/// The issuers of the RequestAuthentications that apply together.
+#[derive(Debug, Default)]
+pub struct Authenticator {
+    /// By issuer, as Istio sorts them.
+    providers: Vec<Arc<Provider>>,
+    /// Headers that only a verified token may set; a client's own copies always go.
+    outputs: Vec<String>,
+}
+
+/// What came of a request's tokens.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct Verified {
+    /// The payload of the first token of the issuer that was satisfied.
+    pub claims: Option<Map<String, Value>>,
+    /// Claims of that issuer that are split on spaces.
+    pub space_delimited: Vec<String>,
+    /// Headers to take away before the request is judged and forwarded, in lower case.
+    pub removed_headers: Vec<String>,
+    /// Headers to add after that.
+    pub added_headers: Vec<(String, String)>,
+    /// Query parameters to take away, tokens that are not forwarded.
+    pub removed_params: Vec<String>,
+}
+
+/// The payload of one token, as sent and as read.
+struct Payload {
+    encoded: String,
+    claims: Map<String, Value>,
+}
+
+/// All issuers of a program, by RequestAuthentication.
+pub fn providers(program: &Program) -> Vec<Vec<Arc<Provider>>> {
+    let mut parsed: BTreeMap<&str, Arc<KeySet>> = BTreeMap::new();
+    let mut all = Vec::with_capacity(program.authentications.len());
+    for authentication in &program.authentications {
+        let mut providers = Vec::with_capacity(authentication.jwt_rules.len());
+        for rule in &authentication.jwt_rules {
+            let by_uri = || program.key_sets.get(rule.jwks_uri.as_ref()?);
+            // No key set: every token of the issuer is refused, as with Istio's dummy key.
+            let text = rule
+                .jwks
+                .as_ref()
+                .or_else(by_uri)
+                .map_or("", String::as_str);
+            let keys = parsed
+                .entry(text)
+                .or_insert_with(|| KeySet::parse(text).into());
+            providers.push(Arc::new(Provider {
+                keys: Arc::clone(keys),
+                locations: Locations::new(rule),
+                rule: rule.clone(),
+            }));
+        }
+        all.push(providers);
+    }
+    all
+}
+
+impl Authenticator {
+    /// ISTIO: "When more than one policy matches a workload, the system combines all rules as if
+    /// they were specified as a single policy."
+    pub fn new<'a>(applying: impl Iterator<Item = &'a [Arc<Provider>]>) -> Self {
+        let mut providers: Vec<_> = applying.flatten().cloned().collect();
+        providers.sort_by(|a, b| a.rule.issuer.cmp(&b.rule.issuer));
+        let mut outputs: Vec<String> = providers
+            .iter()
+            .flat_map(|p| {
+                let claims = p
+                    .rule
+                    .output_claim_to_headers
+                    .iter()
+                    .map(|(header, _)| header);
+                claims.chain(&p.rule.output_payload_to_header)
+            })
+            .map(|header| header.to_ascii_lowercase())
+            .collect();
+        outputs.sort_unstable();
+        outputs.dedup();
+        Self { providers, outputs }
+    }
+
+    /// No issuer: tokens mean nothing.
+    pub fn is_empty(&self) -> bool {
+        self.providers.is_empty()
+    }
+
+    /// Verifies the tokens of a request whose query is `query` (`?` included).
+    pub fn verify(&self, request: &HttpRequest<'_>, query: &str) -> Result<Verified, Failure> {
+        let mut failure = None;
+        for provider in &self.providers {
+            let found = provider.locations.find(request.headers, query);
+            if found.is_empty() {
+                continue;
+            }
+            match provider.verify_all(&found, request.now) {
+                Ok(payloads) => return Ok(self.accept(provider, &found, payloads)),
+                // An issuer that never heard of the token says less than one that did.
+                Err(Failure::UnknownIssuer) if failure.is_some() => {}
+                Err(why) if failure.is_none_or(|f| f == Failure::UnknownIssuer) => {
+                    failure = Some(why);
+                }
+                Err(_) => {}
+            }
+        }
+        match failure {
+            Some(why) => Err(why),
+            None => Ok(self.without_token()),
+        }
+    }
+
+    /// Names of the claims that are split on spaces in a payload which was verified elsewhere.
+    pub fn space_delimited(&self, claims: &Map<String, Value>) -> Vec<String> {
+        let issuer = claims.get("iss").and_then(Value::as_str);
+        let own =
+            |p: &&Arc<Provider>| p.rule.issuer.is_empty() || issuer == Some(p.rule.issuer.as_str());
+        let provider = self.providers.iter().find(own);
+        provider.map_or(Vec::new(), |p| p.rule.space_delimited_claims.clone())
+    }
+
+    /// What happens to a request that carries no token, or whose tokens are not looked at.
+    pub fn without_token(&self) -> Verified {
+        Verified {
+            removed_headers: self.outputs.clone(),
+            ..Verified::default()
+        }
+    }
+
+    fn accept(&self, provider: &Provider, found: &[Found], mut payloads: Vec<Payload>) -> Verified {
+        let mut verified = self.without_token();
+        for payload in payloads.iter().rev() {
+            provider.add_outputs(payload, &mut verified.added_headers);
+        }
+        if !provider.rule.forward_original_token {
+            for token in found {
+                match &token.place {
+                    Place::Header(name) => verified.removed_headers.push(name.clone()),
+                    Place::Param(name) => verified.removed_params.push(name.clone()),
+                    // As in Envoy, which leaves cookies alone.
+                    Place::Cookie => {}
+                }
+            }
+        }
+        verified.claims = (!payloads.is_empty()).then(|| payloads.swap_remove(0).claims);
+        verified.space_delimited = provider.rule.space_delimited_claims.clone();
+        verified
+    }
+}
+
+impl Provider {
+    /// Every token must verify: otherwise a good one could smuggle a bad one past, and the server
+    /// behind might read the bad one. The last is verified first, as in Envoy.
+    fn verify_all(&self, found: &[Found], now: u64) -> Result<Vec<Payload>, Failure> {
+        let mut payloads = Vec::with_capacity(found.len());
+        for each in found.iter().rev() {
+            let token = token::Token::parse(&each.token)?;
+            token.check(&self.rule, &self.keys, now)?;
+            payloads.push(Payload {
+                encoded: token.encoded_payload.into(),
+                claims: token.payload,
+            });
+        }
+        payloads.reverse();
+        Ok(payloads)
+    }
+
+    fn add_outputs(&self, payload: &Payload, headers: &mut Vec<(String, String)>) {
+        if let Some(name) = &self.rule.output_payload_to_header {
+            headers.push((name.to_ascii_lowercase(), payload.encoded.clone()));
+        }
+        for (header, claim) in &self.rule.output_claim_to_headers {
+            if let Some(text) = claim_text(&payload.claims, claim) {
+                headers.push((header.to_ascii_lowercase(), text));
+            }
+        }
+    }
+}
+
+/// A claim as header text; dots lead into nested objects. `None` for what is absent, empty, or
+/// would not be one header line.
+fn claim_text(claims: &Map<String, Value>, path: &str) -> Option<String> {
+    let mut keys = path.split('.');
+    let mut value = claims.get(keys.next()?)?;
+    for key in keys {
+        value = value.as_object()?.get(key)?;
+    }
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        Value::Bool(truth) => truth.to_string(),
+        Value::Array(_) | Value::Object(_) => BASE64_URL_SAFE_NO_PAD.encode(value.to_string()),
+        Value::Null => return None,
+    };
+    let one_line = !text.bytes().any(|b| b < b' ' || b == 0x7f);
+    (one_line && !text.is_empty()).then_some(text)
+}
+
+#[cfg(test)]
+mod tests;

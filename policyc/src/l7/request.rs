@@ -1,0 +1,76 @@
+//! What is judged, as views: nothing is copied from the request that the proxy or the command line
+//! holds.
+
+use std::net::IpAddr;
+
+use serde_json::{Map, Value};
+
+use crate::request::Http;
+
+/// Header lines of a request, in the order of arrival. Names are compared without case.
+pub trait HeaderLines {
+    /// Calls `test` with the value of each line called `name` (lower case) until it says yes.
+    fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
+    /// Calls `visit` with each line.
+    fn visit(&self, visit: &mut dyn FnMut(&str, &[u8]));
+}
+
+/// A connection: what is known whatever is spoken on it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Connection<'a> {
+    /// Address of the TCP peer; never an IPv4 address in IPv6 form.
+    pub peer: Option<IpAddr>,
+    /// TLS server name, where a ClientHello carried one.
+    pub sni: Option<&'a str>,
+}
+
+/// One HTTP request.
+#[derive(Clone, Copy)]
+pub struct HttpRequest<'a> {
+    pub method: &'a str,
+    /// The raw request target in origin form, query included.
+    pub target: &'a str,
+    /// `:authority`, else `Host`.
+    pub authority: Option<&'a str>,
+    pub headers: &'a dyn HeaderLines,
+    /// The payload of a token that was verified before, if any.
+    pub claims: Option<&'a Map<String, Value>>,
+    /// Seconds since 1970.
+    pub now: u64,
+    /// On a gateway: how many proxies in front of it are trusted to have written X-Forwarded-For.
+    /// `None`, an ordinary pod: its rightmost element is believed.
+    pub trusted_proxies: Option<u32>,
+}
+
+impl HeaderLines for Http {
+    fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        self.headers
+            .iter()
+            .filter(|(n, _)| n.eq_ignore_ascii_case(name))
+            .flat_map(|(_, values)| values.lines())
+            .any(|line| test(line.as_bytes()))
+    }
+
+    fn visit(&self, visit: &mut dyn FnMut(&str, &[u8])) {
+        for (name, values) in &self.headers {
+            for line in values.lines() {
+                visit(name, line.as_bytes());
+            }
+        }
+    }
+}
+
+impl<'a> HttpRequest<'a> {
+    /// The view of a request as the command line reads it. `now` in seconds since 1970.
+    pub fn from_json(http: &'a Http, now: u64) -> Self {
+        Self {
+            method: &http.method,
+            target: &http.path,
+            authority: http.host.as_deref(),
+            headers: http,
+            claims: http.claims.as_ref(),
+            now,
+            trusted_proxies: None,
+        }
+    }
+}

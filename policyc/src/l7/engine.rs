@@ -48,6 +48,7 @@ impl Default for OnError {
 pub struct CompiledResidual {
     http: Option<CompiledStages>,
     tcp: CompiledStages,
+    forwarded_for: u32,
 }
 
 #[derive(Debug)]
@@ -96,7 +97,7 @@ pub struct Outcome {
     pub cause: Cause,
     /// The lowest matching rule of the deciding stage.
     pub rule: Option<RuleRef>,
-    /// AUDIT rules that match, in order; empty when the request ended before policies were asked.
+    /// AUDIT rules that match, in order, whatever the verdict; none for a malformed request.
     pub audit: Vec<RuleRef>,
     pub dry_run_allow: Vec<RuleRef>,
     pub dry_run_deny: Vec<RuleRef>,
@@ -134,6 +135,7 @@ impl Engine {
         Ok(CompiledResidual {
             http: http.transpose()?,
             tcp: self.stages(&residual.tcp)?,
+            forwarded_for: residual.forwarded_for,
         })
     }
 
@@ -174,50 +176,71 @@ impl Engine {
         http: Option<&HttpRequest<'_>>,
         answer: Option<Authorizer>,
     ) -> Step<'a> {
-        match (&residual.http, wire) {
-            (Some(stages), Wire::Http) => self.judge_http(stages, connection, http, answer),
-            _ => judge_connection(&residual.tcp, connection, answer),
+        let Some(stages) = residual.http.as_ref().filter(|_| wire == Wire::Http) else {
+            return judge_connection(&residual.tcp, connection, answer);
+        };
+        match http {
+            Some(request) => {
+                let forwarded_for = residual.forwarded_for;
+                self.judge_http(stages, forwarded_for, connection, request, answer)
+            }
+            None => refused(Cause::BadRequest, None, None).into(),
         }
     }
 
     fn judge_http<'a>(
         &self,
         stages: &'a CompiledStages,
+        forwarded_for: u32,
         connection: Connection<'_>,
-        request: Option<&HttpRequest<'_>>,
+        request: &HttpRequest<'_>,
         answer: Option<Authorizer>,
     ) -> Step<'a> {
-        let Some(request) = request else {
-            return refuse(Cause::BadRequest, None, None);
-        };
+        let grpc = || speaks_grpc(request);
         let Ok(target) = normalize(request.target, self.normalization) else {
-            let answer = Answer::bad_request(speaks_grpc(request));
-            return refuse(Cause::BadRequest, None, Some(answer));
+            let answer = Answer::bad_request(grpc());
+            return refused(Cause::BadRequest, None, Some(answer)).into();
         };
         let as_sent = Verified::default();
-        let sent = facts(connection, request, &target, &as_sent);
-        if let Some(step) = stages.custom(&sent, Some(request), answer) {
-            return step;
-        }
-        let mut verified = if stages.authenticator.is_empty() {
-            Verified::default()
-        } else if is_preflight(request) {
-            stages.authenticator.without_token()
-        } else {
-            match stages.authenticator.verify(request, target.query) {
-                Ok(verified) => verified,
-                Err(failure) => return refuse_token(failure, request),
-            }
+        let sent = Facts {
+            connection,
+            http: Some(HttpFacts::new(request, forwarded_for, &target, &as_sent)),
         };
-        if let (None, Some(claims)) = (&verified.claims, request.claims) {
-            verified.space_delimited = stages.authenticator.space_delimited(claims);
-        }
-        let facts = facts(connection, request, &target, &verified);
-        let mut outcome = stages.policies(&facts, Some(request));
+        let refusal = match stages.custom(&sent, answer) {
+            Custom::Ask { provider, rule } => return Step::AskAuthorizer { provider, rule },
+            Custom::Refuse(cause, rule, status) => {
+                let answer = match cause {
+                    Cause::CustomUnresolved => Answer::denied(grpc()),
+                    _ => Answer::new(status, Cow::Borrowed(""), grpc()),
+                };
+                Some(refused(cause, Some(rule), Some(answer)))
+            }
+            Custom::Pass => None,
+        };
+        // Past a refusal tokens matter only to rules that record.
+        let tokens = if refusal.is_none() || stages.records() {
+            stages.tokens(request, &target)
+        } else {
+            Ok(Verified::default())
+        };
+        let verified = tokens.as_ref().unwrap_or(&as_sent);
+        let facts = Facts {
+            connection,
+            http: Some(HttpFacts::new(request, forwarded_for, &target, verified)),
+        };
+        let memo = &mut Memo::default();
+        let mut outcome = match (refusal, &tokens) {
+            (Some(refusal), _) => refusal,
+            (None, Err(failure)) => refused_token(*failure, request),
+            (None, Ok(_)) => stages.policies(&facts, memo),
+        };
+        stages.record(&facts, memo, &mut outcome);
         if outcome.verdict == Expected::Allow {
-            outcome.upstream = upstream(&target, request, verified);
+            outcome.upstream = upstream(&target, tokens.unwrap_or_default());
+        } else if outcome.answer.is_none() {
+            outcome.answer = Some(Answer::denied(grpc()));
         }
-        Step::Verdict(Box::new(outcome))
+        outcome.into()
     }
 }
 
@@ -230,49 +253,67 @@ fn judge_connection<'a>(
         connection,
         http: None,
     };
-    if let Some(step) = stages.custom(&facts, None, answer) {
-        return step;
-    }
-    Step::Verdict(Box::new(stages.policies(&facts, None)))
+    let memo = &mut Memo::default();
+    let mut outcome = match stages.custom(&facts, answer) {
+        Custom::Ask { provider, rule } => return Step::AskAuthorizer { provider, rule },
+        Custom::Refuse(cause, rule, _) => refused(cause, Some(rule), None),
+        Custom::Pass => stages.policies(&facts, memo),
+    };
+    stages.record(&facts, memo, &mut outcome);
+    outcome.into()
+}
+
+/// What the CUSTOM stage wants.
+enum Custom<'a> {
+    Pass,
+    Ask {
+        provider: &'a str,
+        rule: RuleRef,
+    },
+    /// With the status for HTTP.
+    Refuse(Cause, RuleRef, u16),
 }
 
 impl CompiledStages {
-    /// The CUSTOM stage; `None` to go on.
-    fn custom(
-        &self,
-        facts: &Facts<'_>,
-        request: Option<&HttpRequest<'_>>,
-        answer: Option<Authorizer>,
-    ) -> Option<Step<'_>> {
+    fn custom(&self, facts: &Facts<'_>, answer: Option<Authorizer>) -> Custom<'_> {
         if self.custom.is_empty() {
-            return None;
+            return Custom::Pass;
         }
-        let rule = self.custom.first(&self.code, facts, &mut Memo::default())?;
-        let denied = |status| {
-            let grpc = speaks_grpc(request?);
-            Some(Answer::new(status, Cow::Borrowed(""), grpc))
+        let matched = self.custom.first(&self.code, facts, &mut Memo::default());
+        let Some(rule) = matched else {
+            return Custom::Pass;
         };
-        match (&self.provider, answer) {
-            (ir::Provider::Named(provider), None) => Some(Step::AskAuthorizer { provider, rule }),
-            (ir::Provider::Named(_), Some(Authorizer::Allow)) => None,
-            (ir::Provider::Named(_), Some(Authorizer::Deny)) => {
-                Some(refuse(Cause::CustomDenied, Some(rule), denied(403)))
+        let ir::Provider::Named(provider) = &self.provider else {
+            return Custom::Refuse(Cause::CustomUnresolved, rule, 403);
+        };
+        match answer {
+            None => Custom::Ask { provider, rule },
+            Some(Authorizer::Allow) => Custom::Pass,
+            Some(Authorizer::Error) if self.on_error.open => Custom::Pass,
+            Some(Authorizer::Error) => {
+                Custom::Refuse(Cause::CustomError, rule, self.on_error.status)
             }
-            (ir::Provider::Named(_), Some(Authorizer::Error)) => {
-                let status = self.on_error.status;
-                let refused = || refuse(Cause::CustomError, Some(rule), denied(status));
-                (!self.on_error.open).then(refused)
-            }
-            (ir::Provider::None | ir::Provider::Unresolved, _) => {
-                let answer = request.map(|r| Answer::denied(speaks_grpc(r)));
-                Some(refuse(Cause::CustomUnresolved, Some(rule), answer))
-            }
+            Some(Authorizer::Deny) => Custom::Refuse(Cause::CustomDenied, rule, 403),
+        }
+    }
+
+    /// The JWT stage.
+    fn tokens(
+        &self,
+        request: &HttpRequest<'_>,
+        target: &Target<'_>,
+    ) -> Result<Verified, jwt::Failure> {
+        if self.authenticator.is_empty() {
+            Ok(Verified::default())
+        } else if is_preflight(request) {
+            Ok(self.authenticator.without_token())
+        } else {
+            self.authenticator.verify(request, target.query)
         }
     }
 
     /// DENY, ALLOW and what is left; ends in what lowering wrote down, which is deny by default.
-    fn policies(&self, facts: &Facts<'_>, request: Option<&HttpRequest<'_>>) -> Outcome {
-        let memo = &mut Memo::default();
+    fn policies(&self, facts: &Facts<'_>, memo: &mut Memo) -> Outcome {
         // ISTIO: "If there are any DENY policies that match the request, deny the request."
         let (verdict, cause, rule) = if let Some(rule) = self.deny.first(&self.code, facts, memo) {
             (Expected::Deny, Cause::DenyRule, Some(rule))
@@ -285,59 +326,68 @@ impl CompiledStages {
                 Otherwise::Deny => (Expected::Deny, Cause::NoAllowMatched, None),
             }
         };
-        let answer = match verdict {
-            Expected::Deny => request.map(|r| Answer::denied(speaks_grpc(r))),
-            Expected::Allow => None,
-        };
         Outcome {
             verdict,
-            cause,
-            rule,
-            audit: self.audit.all(&self.code, facts, memo),
-            dry_run_allow: self.dry_run_allow.all(&self.code, facts, memo),
-            dry_run_deny: self.dry_run_deny.all(&self.code, facts, memo),
-            answer,
-            upstream: Upstream::default(),
+            ..refused(cause, rule, None)
+        }
+    }
+
+    /// Whether any rule only records.
+    fn records(&self) -> bool {
+        let stages = [&self.audit, &self.dry_run_allow, &self.dry_run_deny];
+        stages.iter().any(|stage| !stage.is_empty())
+    }
+
+    /// AUDIT and dry-run rules that match are recorded whatever the verdict is.
+    fn record(&self, facts: &Facts<'_>, memo: &mut Memo, outcome: &mut Outcome) {
+        if self.records() {
+            outcome.audit = self.audit.all(&self.code, facts, memo);
+            outcome.dry_run_allow = self.dry_run_allow.all(&self.code, facts, memo);
+            outcome.dry_run_deny = self.dry_run_deny.all(&self.code, facts, memo);
         }
     }
 }
 
-fn facts<'a>(
-    connection: Connection<'a>,
-    request: &'a HttpRequest<'a>,
-    target: &'a Target<'a>,
-    verified: &'a Verified,
-) -> Facts<'a> {
-    let host = request.authority.map(|authority| {
-        if authority.bytes().any(|b| b.is_ascii_uppercase()) {
-            Cow::Owned(authority.to_ascii_lowercase())
-        } else {
-            Cow::Borrowed(authority)
+impl<'a> HttpFacts<'a> {
+    fn new(
+        request: &'a HttpRequest<'a>,
+        forwarded_for: u32,
+        target: &'a Target<'a>,
+        verified: &'a Verified,
+    ) -> Self {
+        let host = request.authority.map(|authority| {
+            if authority.bytes().any(|b| b.is_ascii_uppercase()) {
+                Cow::Owned(authority.to_ascii_lowercase())
+            } else {
+                Cow::Borrowed(authority)
+            }
+        });
+        Self {
+            request,
+            forwarded_for,
+            path: &target.path,
+            host,
+            claims: verified.claims.as_ref(),
+            space_delimited: &verified.space_delimited,
+            removed: &verified.removed_headers,
+            added: &verified.added_headers,
         }
-    });
-    let http = HttpFacts {
-        request,
-        path: &target.path,
-        host,
-        claims: verified.claims.as_ref().or(request.claims),
-        space_delimited: &verified.space_delimited,
-        removed: &verified.removed_headers,
-        added: &verified.added_headers,
-    };
-    Facts {
-        connection,
-        http: Some(http),
     }
 }
 
-fn upstream(target: &Target<'_>, request: &HttpRequest<'_>, verified: Verified) -> Upstream {
+impl From<Outcome> for Step<'_> {
+    fn from(outcome: Outcome) -> Self {
+        Self::Verdict(Box::new(outcome))
+    }
+}
+
+fn upstream(target: &Target<'_>, verified: Verified) -> Upstream {
     let query = if verified.removed_params.is_empty() {
         Cow::Borrowed(target.query)
     } else {
         Cow::Owned(jwt::without_params(target.query, &verified.removed_params))
     };
     let changed = !target.is_unchanged() || query.len() != target.query.len();
-    debug_assert!(changed || request.target.len() == target.path.len() + query.len());
     Upstream {
         target: changed.then(|| format!("{}{query}", target.path)),
         removed_headers: verified.removed_headers,
@@ -357,8 +407,8 @@ fn speaks_grpc(request: &HttpRequest<'_>) -> bool {
         .any("content-type", &mut |value| is_grpc(value))
 }
 
-fn refuse(cause: Cause, rule: Option<RuleRef>, answer: Option<Answer>) -> Step<'static> {
-    Step::Verdict(Box::new(Outcome {
+fn refused(cause: Cause, rule: Option<RuleRef>, answer: Option<Answer>) -> Outcome {
+    Outcome {
         verdict: Expected::Deny,
         cause,
         rule,
@@ -367,10 +417,10 @@ fn refuse(cause: Cause, rule: Option<RuleRef>, answer: Option<Answer>) -> Step<'
         dry_run_deny: Vec::new(),
         answer,
         upstream: Upstream::default(),
-    }))
+    }
 }
 
-fn refuse_token(failure: jwt::Failure, request: &HttpRequest<'_>) -> Step<'static> {
+fn refused_token(failure: jwt::Failure, request: &HttpRequest<'_>) -> Outcome {
     let cause = match failure {
         jwt::Failure::Audience => Cause::JwtAudience,
         _ => Cause::JwtInvalid,
@@ -391,7 +441,7 @@ fn refuse_token(failure: jwt::Failure, request: &HttpRequest<'_>) -> Step<'stati
         let value = format!("Bearer realm=\"{realm}\", error=\"invalid_token\"");
         answer.headers.push(("www-authenticate", value));
     }
-    refuse(cause, None, Some(answer))
+    refused(cause, None, Some(answer))
 }
 
 /// Characters of the request's address in a `www-authenticate` header.

@@ -135,17 +135,31 @@ impl Authenticator {
         }
         match failure {
             Some(why) => Err(why),
-            None => Ok(self.without_token()),
+            None => Ok(match request.claims {
+                Some(claims) => self.accept_claims(claims),
+                None => self.without_token(),
+            }),
         }
     }
 
-    /// Names of the claims that are split on spaces in a payload which was verified elsewhere.
-    pub fn space_delimited(&self, claims: &Map<String, Value>) -> Vec<String> {
+    /// What a payload that was verified elsewhere is worth: as much as a token of its issuer.
+    pub fn accept_claims(&self, claims: &Map<String, Value>) -> Verified {
         let issuer = claims.get("iss").and_then(Value::as_str);
-        let own =
-            |p: &&Arc<Provider>| p.rule.issuer.is_empty() || issuer == Some(p.rule.issuer.as_str());
-        let provider = self.providers.iter().find(own);
-        provider.map_or(Vec::new(), |p| p.rule.space_delimited_claims.clone())
+        let named = |p: &&Arc<Provider>| issuer == Some(p.rule.issuer.as_str());
+        let any = |p: &&Arc<Provider>| p.rule.issuer.is_empty();
+        let own = self.providers.iter().find(named);
+        let mut verified = self.without_token();
+        if let Some(provider) = own.or_else(|| self.providers.iter().find(any)) {
+            let text = Value::Object(claims.clone()).to_string();
+            let payload = Payload {
+                encoded: BASE64_URL_SAFE_NO_PAD.encode(text),
+                claims: claims.clone(),
+            };
+            provider.add_outputs(&payload, &mut verified.added_headers);
+            verified.space_delimited = provider.rule.space_delimited_claims.clone();
+        }
+        verified.claims = Some(claims.clone());
+        verified
     }
 
     /// What happens to a request that carries no token, or whose tokens are not looked at.

@@ -21,6 +21,8 @@ pub(super) struct Facts<'a> {
 /// The HTTP part, after normalisation and, past the JWT stage, after what that stage changes.
 pub(super) struct HttpFacts<'a> {
     pub request: &'a HttpRequest<'a>,
+    /// Which element of X-Forwarded-For, from the right, is the client; 0: none.
+    pub forwarded_for: u32,
     pub path: &'a str,
     /// In lower case.
     pub host: Option<Cow<'a, str>>,
@@ -56,12 +58,8 @@ impl<'a> Facts<'a> {
     pub fn remote(&self) -> Option<IpAddr> {
         let peer = self.connection.peer;
         let Some(http) = &self.http else { return peer };
-        let back = match http.request.trusted_proxies {
-            None => 0,
-            // ISTIO: "numTrustedProxies: Number of trusted proxies deployed in front of the Istio
-            // gateway proxy." With none, X-Forwarded-For is not looked at.
-            Some(0) => return peer,
-            Some(n) => usize::try_from(n - 1).unwrap_or(usize::MAX),
+        let Some(back) = http.forwarded_for.checked_sub(1) else {
+            return peer;
         };
         let mut elements: Vec<Option<IpAddr>> = Vec::new();
         http.request.headers.any("x-forwarded-for", &mut |line| {
@@ -69,8 +67,8 @@ impl<'a> Facts<'a> {
             elements.extend(line.split(|b| *b == b',').map(parse));
             false
         });
-        let from_right = elements.iter().rev().nth(back).copied().flatten();
-        from_right.or(peer)
+        let from_right = elements.into_iter().rev().nth(back as usize);
+        from_right.flatten().or(peer)
     }
 
     /// Values of a claim: the string, or the strings of the list. Claims that are split on spaces

@@ -33,13 +33,11 @@ pub struct HttpRequest<'a> {
     /// `:authority`, else `Host`.
     pub authority: Option<&'a str>,
     pub headers: &'a dyn HeaderLines,
-    /// The payload of a token that was verified before, if any.
+    /// The payload of a token that was verified before, if any; a token in the request itself goes
+    /// first.
     pub claims: Option<&'a Map<String, Value>>,
     /// Seconds since 1970.
     pub now: u64,
-    /// On a gateway: how many proxies in front of it are trusted to have written X-Forwarded-For.
-    /// `None`, an ordinary pod: its rightmost element is believed.
-    pub trusted_proxies: Option<u32>,
 }
 
 impl HeaderLines for Http {
@@ -70,7 +68,6 @@ impl<'a> HttpRequest<'a> {
             headers: http,
             claims: http.claims.as_ref(),
             now,
-            trusted_proxies: None,
         }
     }
 }

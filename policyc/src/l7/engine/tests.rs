@@ -26,6 +26,7 @@ impl World {
                 ..Stages::default()
             }),
             tcp: Stages::default(),
+            forwarded_for: 1,
         };
         Self {
             program: Program::default(),
@@ -160,6 +161,18 @@ fn a_negated_literal_holds_where_the_attribute_is_missing() {
     assert_eq!(world.judge(&get("/")).verdict, Expected::Deny);
     let mut with = get("/");
     with["claims"] = json!({"aud": ["x"]});
+    assert_eq!(
+        world.judge(&with).verdict,
+        Expected::Deny,
+        "nobody here verifies tokens"
+    );
+    world.program.authentications = vec![ir::Authentication {
+        namespace: "n".into(),
+        name: "a".into(),
+        attachment: ir::Attachment::default(),
+        jwt_rules: vec![ir::JwtRule::default()],
+    }];
+    world.http().authentications = vec![AuthenticationId(0)];
     assert_eq!(world.judge(&with).verdict, Expected::Allow);
 }
 
@@ -386,14 +399,27 @@ proptest! {
         world.program.mesh.path_normalization = PathNormalization::None;
         world.http().deny = rules.clone();
         world.http().audit = rules.clone();
+        world.program.authentications = vec![ir::Authentication {
+            namespace: "n".into(),
+            name: "a".into(),
+            attachment: ir::Attachment::default(),
+            jwt_rules: vec![ir::JwtRule::default()],
+        }];
+        world.http().authentications = vec![AuthenticationId(0)];
         let engine = Engine::new(&world.program);
         let compiled = engine.compile(&world.residual).expect("a sound residual");
         let view = HttpRequest::from_json(&http, 0);
         let step = engine.judge(&compiled, Wire::Http, Connection::default(), Some(&view), None);
         let Step::Verdict(outcome) = step else { panic!("no authorizer here") };
         let target = normalize(&http.path, PathNormalization::None).expect("a legal path");
-        let verified = Verified::default();
-        let facts = facts(Connection::default(), &view, &target, &verified);
+        let verified = Verified {
+            claims: http.claims.clone(),
+            ..Verified::default()
+        };
+        let facts = Facts {
+            connection: Connection::default(),
+            http: Some(HttpFacts::new(&view, 1, &target, &verified)),
+        };
         let holding: Vec<RuleRef> = rules
             .iter()
             .filter(|rule| reads_as_true(rule, &world.program.atoms, &facts))

@@ -24,6 +24,7 @@ fn holds_from(atom: Atom, http: &Http, peer: Option<&str>) -> bool {
         },
         http: Some(HttpFacts {
             request: &request,
+            forwarded_for: 1,
             path: &http.path,
             host: http.host.as_deref().map(|h| h.to_ascii_lowercase().into()),
             claims: http.claims.as_ref(),

@@ -10,6 +10,7 @@ pub mod ast;
 pub mod attach;
 pub mod bundle;
 pub mod cluster;
+pub mod conformance;
 pub mod diagnostic;
 pub mod ir;
 pub mod l7;

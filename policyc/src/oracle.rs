@@ -41,13 +41,11 @@ mod unjudgeable;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
-
 pub use unjudgeable::Unjudgeable;
 
 use crate::{
     cluster::{Cluster, Protocol, Service},
-    options::CatchAllDeny,
+    options::Options,
     request::{Cause, Expected, Judgement, Layer, Request, Wire},
 };
 use facts::{Facts, Spoken, Workload};
@@ -56,21 +54,10 @@ use stages::{Known, Stages};
 use token::{Outcome, Trust};
 use truth::{Fact, Truth};
 
-/// What a judgement depends on besides the cluster and the request.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Options {
-    /// The time, in seconds since 1970.
-    pub now: u64,
-    /// Key sets by `jwksUri`, as JSON text. A rule whose key set is not among them refuses every
-    /// token.
-    pub jwks: BTreeMap<String, String>,
-    pub catch_all_deny: CatchAllDeny,
-}
-
 /// Judges one request.
 ///
 /// The policy and rule that are named are the lowest (namespace, name, rule) among those that match,
-/// in the first stage that decides. AUDIT and dry-run hits are all that match, whatever the verdict.
+/// in the first stage that decides. AUDIT and dry-run hits are all that match, allowed or denied.
 ///
 /// # Errors
 /// [`Unjudgeable`] when something that the policies ask for is missing or cannot be read.
@@ -80,16 +67,18 @@ pub fn evaluate(
     options: &Options,
 ) -> Result<Judgement, Unjudgeable> {
     let destination = facts::destination(cluster, request)?;
-    let stages = Stages::of(cluster, &destination, &request.dst, options.catch_all_deny);
+    let stages = Stages::of(cluster, &destination, options.catch_all_deny);
     let facts = connection(cluster, request, &destination)?;
+    stages.check_addresses(&facts)?;
     let declared = declared_protocol(cluster, &destination, request.port);
     let http = spoken_http(cluster, request, declared)?;
+    let unknown_http = unknown_http(&stages, &facts, &destination, cluster);
 
-    let layer = layer(&stages, &facts, &destination, cluster, declared)?;
-    if layer == Layer::L7 && http.as_ref().is_some_and(|http| http.is_malformed) {
-        return Ok(bad_request());
-    }
+    let layer = layer(&stages, &facts, &unknown_http, declared)?;
     let known = match http {
+        Some(http) if http.is_malformed && layer == Layer::L7 => return Ok(bad_request()),
+        // Nobody reads it: what it says cannot be the reason for anything.
+        Some(http) if http.is_malformed => unknown_http,
         Some(http) => known_http(
             &stages,
             &facts,
@@ -102,7 +91,16 @@ pub fn evaluate(
         None => known_bytes(&facts, request),
     };
     let verdict = stages.judge(&known)?;
-    Ok(Judgement {
+    // What CUSTOM refuses, or what is refused for its tokens, comes to no other policy.
+    let ends_early = matches!(
+        verdict.cause,
+        Cause::CustomDenied
+            | Cause::CustomError
+            | Cause::CustomUnresolved
+            | Cause::JwtInvalid
+            | Cause::JwtAudience
+    );
+    let mut judgement = Judgement {
         verdict: match verdict.allowed {
             Truth::Yes => Expected::Allow,
             // Every fact is known, so this is a no; a doubt would be one too.
@@ -112,9 +110,14 @@ pub fn evaluate(
         reason: verdict.cause,
         policy: verdict.named.map(|named| named.name()),
         rule: verdict.named.map(|named| named.rule),
-        audit: stages.audit_hits(&known.after_tokens)?,
-        dry_run: stages.dry_run_hits(&known.after_tokens)?,
-    })
+        audit: Vec::new(),
+        dry_run: Vec::new(),
+    };
+    if !ends_early {
+        judgement.audit = stages.audit_hits(&known.after_tokens)?;
+        judgement.dry_run = stages.dry_run_hits(&known.after_tokens)?;
+    }
+    Ok(judgement)
 }
 
 /// Who asks, from where, to where; judged as bytes until more is known.
@@ -198,12 +201,45 @@ fn known_bytes<'a>(facts: &Facts, request: &'a Request) -> Known<'a> {
     }
 }
 
-/// Judges with everything unknown that a client may say, for each thing that may be spoken.
-fn layer(
+/// A connection on which HTTP is spoken, and nothing of what it says is known.
+fn unknown_http<'a>(
     stages: &Stages,
     facts: &Facts,
     destination: &Workload,
     cluster: &Cluster,
+) -> Known<'a> {
+    let checks_tokens = !stages.jwt_rules.is_empty();
+    let http = Facts {
+        sni: Fact::Unknown,
+        spoken: Spoken::Http {
+            request: Fact::Unknown,
+            // Without a RequestAuthentication no request has a verified token.
+            claims: if checks_tokens {
+                Fact::Unknown
+            } else {
+                Fact::Known(None)
+            },
+            trusted_proxies: trusted_proxies(cluster, destination),
+        },
+        ..facts.clone()
+    };
+    Known {
+        before_tokens: http.clone(),
+        after_tokens: http,
+        tokens: if checks_tokens {
+            Fact::Unknown
+        } else {
+            Fact::Known(None)
+        },
+        answers: Fact::Unknown,
+    }
+}
+
+/// Judges with everything unknown that a client may say, for each thing that may be spoken.
+fn layer(
+    stages: &Stages,
+    facts: &Facts,
+    unknown_http: &Known,
     declared: Protocol,
 ) -> Result<Layer, Unjudgeable> {
     let bytes = Facts {
@@ -211,33 +247,16 @@ fn layer(
         spoken: Spoken::Tcp,
         ..facts.clone()
     };
-    let checks_tokens = !stages.jwt_rules.is_empty();
-    let http = Facts {
-        spoken: Spoken::Http {
-            request: Fact::Unknown,
-            claims: match checks_tokens {
-                true => Fact::Unknown,
-                // Without a RequestAuthentication no request has a verified token.
-                false => Fact::Known(None),
-            },
-            trusted_proxies: trusted_proxies(cluster, destination),
-        },
-        ..bytes.clone()
+    let unknown_bytes = Known {
+        before_tokens: bytes.clone(),
+        after_tokens: bytes,
+        tokens: Fact::Known(None),
+        answers: Fact::Unknown,
     };
-    let judge = |facts: Facts, tokens| {
-        let known = Known {
-            before_tokens: facts.clone(),
-            after_tokens: facts,
-            tokens,
-            answers: Fact::Unknown,
-        };
-        stages.judge(&known).map(|verdict| verdict.allowed)
-    };
-    let as_bytes = judge(bytes, Fact::Known(None))?;
+    let as_bytes = stages.judge(&unknown_bytes)?.allowed;
     let as_http = match declared {
         Protocol::Tcp => as_bytes,
-        Protocol::Http | Protocol::Undeclared if checks_tokens => judge(http, Fact::Unknown)?,
-        Protocol::Http | Protocol::Undeclared => judge(http, Fact::Known(None))?,
+        Protocol::Http | Protocol::Undeclared => stages.judge(unknown_http)?.allowed,
     };
     let is_certain = as_bytes == as_http && as_bytes != Truth::Maybe;
     Ok(if is_certain { Layer::L4 } else { Layer::L7 })

@@ -144,12 +144,11 @@ pub fn peer(
     Ok(peer)
 }
 
-/// The destination's address that the source reaches: the one of its own family, else the first.
+/// The destination's address that the source reaches: the one of its own family; the first, where
+/// the source's is not known.
 pub fn reached(destination: &Workload, source: Option<IpAddr>) -> Option<IpAddr> {
-    match source {
-        Some(source) => reaching(destination.addresses, &[source]),
-        None => destination.addresses.first().copied(),
-    }
+    let mut addresses = destination.addresses.iter().copied();
+    addresses.find(|own| source.is_none_or(|source| source.is_ipv4() == own.is_ipv4()))
 }
 
 /// The first of `ours` that is of the same family as one of `theirs`, else the first.

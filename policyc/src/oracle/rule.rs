@@ -23,8 +23,6 @@ pub struct Asking<'a> {
     /// The rule's number within the policy, from 0.
     pub number: u32,
     pub facts: &'a Facts,
-    /// `namespace/name` of the destination, for messages.
-    pub destination: &'a str,
 }
 
 /// What can come of a question.
@@ -51,6 +49,30 @@ pub fn matches(asking: &Asking, rule: &Rule) -> Answer {
         condition::holds(asking, entry)
     })?;
     Ok(from.and(to).and(when))
+}
+
+/// Whether any field or key of the rule is about the source's address.
+pub fn asks_for_source(rule: &Rule) -> bool {
+    let in_sources = rule.from.iter().flatten().any(|s| {
+        [
+            &s.ip_blocks,
+            &s.not_ip_blocks,
+            &s.remote_ip_blocks,
+            &s.not_remote_ip_blocks,
+        ]
+        .into_iter()
+        .any(is_set)
+    });
+    in_sources || has_key(rule, "source.ip") || has_key(rule, "remote.ip")
+}
+
+/// Whether any key of the rule is about the destination's address.
+pub fn asks_for_destination(rule: &Rule) -> bool {
+    has_key(rule, "destination.ip")
+}
+
+fn has_key(rule: &Rule, key: &str) -> bool {
+    rule.when.iter().flatten().any(|entry| entry.key == key)
 }
 
 /// Whether any field or key of the rule is about HTTP.
@@ -193,7 +215,6 @@ impl Asking<'_> {
             .ok_or_else(|| Unjudgeable::NoDestinationAddress {
                 policy: self.policy_name(),
                 rule: self.number,
-                destination: self.destination.into(),
             })?;
         self.valid(
             "an address or block",

@@ -20,7 +20,6 @@ use crate::{
 #[derive(Debug)]
 pub struct Stages<'a> {
     mesh: &'a Mesh,
-    destination: &'a str,
     catch_all_deny: CatchAllDeny,
     custom: Vec<&'a AuthorizationPolicy>,
     deny: Vec<&'a AuthorizationPolicy>,
@@ -68,12 +67,7 @@ struct Stage<'a> {
 }
 
 impl<'a> Stages<'a> {
-    pub fn of(
-        cluster: &'a Cluster,
-        workload: &Workload,
-        destination: &'a str,
-        catch_all_deny: CatchAllDeny,
-    ) -> Self {
+    pub fn of(cluster: &'a Cluster, workload: &Workload, catch_all_deny: CatchAllDeny) -> Self {
         let mut policies: Vec<&AuthorizationPolicy> = cluster
             .policies
             .iter()
@@ -95,7 +89,6 @@ impl<'a> Stages<'a> {
         jwt_rules.sort_by_key(|rule| &rule.issuer);
         Self {
             mesh: &cluster.mesh,
-            destination,
             catch_all_deny,
             custom: with(|p| !p.dry_run && matches!(p.action, Action::Custom { .. })),
             deny: with(|p| !p.dry_run && p.action == Action::Deny),
@@ -142,7 +135,33 @@ impl<'a> Stages<'a> {
         })
     }
 
-    /// Every AUDIT rule that matches, whatever the verdict is.
+    /// Whether the addresses that any of the policies asks for are known.
+    pub fn check_addresses(&self, facts: &Facts) -> Result<(), Unjudgeable> {
+        let all = [
+            &self.custom,
+            &self.deny,
+            &self.allow,
+            &self.audit,
+            &self.dry_run,
+        ];
+        for (named, rule) in all.into_iter().flat_map(|policies| rules(policies)) {
+            if facts.source.is_none() && rule::asks_for_source(rule) {
+                return Err(Unjudgeable::NoSourceAddress {
+                    policy: named.name(),
+                    rule: named.rule,
+                });
+            }
+            if facts.destination.is_none() && rule::asks_for_destination(rule) {
+                return Err(Unjudgeable::NoDestinationAddress {
+                    policy: named.name(),
+                    rule: named.rule,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Every AUDIT rule that matches.
     pub fn audit_hits(&self, facts: &Facts) -> Result<Vec<Hit>, Unjudgeable> {
         let hits = self.all_matches(&self.audit, facts)?;
         Ok(hits
@@ -154,7 +173,7 @@ impl<'a> Stages<'a> {
             .collect())
     }
 
-    /// Every rule of a dry-run policy that matches, whatever the verdict is.
+    /// Every rule of a dry-run policy that matches.
     pub fn dry_run_hits(&self, facts: &Facts) -> Result<Vec<DryRunHit>, Unjudgeable> {
         let hits = self.all_matches(&self.dry_run, facts)?;
         Ok(hits
@@ -297,7 +316,6 @@ impl<'a> Stages<'a> {
             policy: named.policy,
             number: named.rule,
             facts,
-            destination: self.destination,
         };
         rule::matches(&asking, rule)
     }

@@ -58,8 +58,8 @@ pub struct Trust<'a> {
     pub key_sets: &'a BTreeMap<String, String>,
 }
 
-/// Checks the tokens of a request against all rules that apply. `verified` stands for a token that
-/// has been verified already: then the request is not searched for any.
+/// Checks the tokens of a request against all rules that apply. `verified` is the payload of a token
+/// that has been verified already, elsewhere; it counts where the request itself carries none.
 pub fn check(
     rules: &[&JwtRule],
     request: &HttpFacts,
@@ -67,30 +67,22 @@ pub fn check(
     trust: Trust,
 ) -> Outcome {
     // Without a RequestAuthentication nothing is verified, and no token counts for anything, however
-    // good. A browser's preflight is let past.
-    if rules.is_empty() || request.is_cors_preflight() {
+    // good.
+    if rules.is_empty() {
         return Outcome::Passed {
             claims: None,
             request: request.clone(),
         };
     }
-    let mut request = request.clone();
-    if let Some(payload) = verified {
-        strip_outputs(rules, &mut request);
-        let rule = rule_of(rules, payload);
-        if let Some(rule) = rule {
-            let text = Value::Object(payload.clone()).to_string();
-            add_outputs(rule, payload, &URL_SAFE_NO_PAD.encode(text), &mut request);
-        }
-        return Outcome::Passed {
-            claims: Some(Claims::new(payload.clone(), rule)),
-            request,
-        };
+    let mut results: Vec<(&JwtRule, RuleResult)> = Vec::new();
+    if !request.is_cors_preflight() {
+        results.extend(
+            rules
+                .iter()
+                .map(|rule| (*rule, check_rule(rule, request, trust))),
+        );
     }
-    let results: Vec<(&JwtRule, RuleResult)> = rules
-        .iter()
-        .map(|rule| (*rule, check_rule(rule, &request, trust)))
-        .collect();
+    let mut request = request.clone();
     strip_outputs(rules, &mut request);
 
     // ISTIO: "Each rule will be activated only when a token is presented at the location recorgnized
@@ -112,7 +104,7 @@ pub fn check(
         // ISTIO: "A request that does not contain any authentication credentials will be accepted
         // but will not have any authenticated identity."
         None => Outcome::Passed {
-            claims: None,
+            claims: verified.map(|payload| Claims::new(payload.clone(), rule_of(rules, payload))),
             request,
         },
     }
@@ -123,7 +115,7 @@ pub fn check(
 enum RuleResult {
     /// No token where the rule looks for one.
     Missing,
-    /// The payload of the last token, and its encoded form; all others are good as well.
+    /// The payload of the first token, and its encoded form; all others are good as well.
     Good {
         payload: Map<String, Value>,
         encoded: String,
@@ -135,20 +127,21 @@ fn check_rule(rule: &JwtRule, request: &HttpFacts, trust: Trust) -> RuleResult {
     let mut result = RuleResult::Missing;
     // Several tokens, at one place or at several, must all be good.
     for token in locations::tokens(rule, request) {
-        match signature::verify(rule, &token, trust) {
-            Err(bad) => return RuleResult::Bad(bad),
-            Ok(good) => {
+        match (signature::verify(rule, &token, trust), &result) {
+            (Err(bad), _) => return RuleResult::Bad(bad),
+            (Ok(good), RuleResult::Missing) => {
                 result = RuleResult::Good {
                     payload: good.payload,
                     encoded: good.encoded_payload,
                 };
             }
+            (Ok(_), RuleResult::Good { .. } | RuleResult::Bad(_)) => {}
         }
     }
     result
 }
 
-/// Why the request is refused: the last failure that says more than "not my issuer".
+/// Why the request is refused: the first failure that says more than "not my issuer".
 fn failure(results: &[(&JwtRule, RuleResult)]) -> Option<Cause> {
     let bad = || {
         results.iter().filter_map(|(_, result)| match result {
@@ -156,21 +149,18 @@ fn failure(results: &[(&JwtRule, RuleResult)]) -> Option<Cause> {
             RuleResult::Missing | RuleResult::Good { .. } => None,
         })
     };
-    let telling = bad().rfind(|bad| *bad != signature::Bad::UnknownIssuer);
+    let telling = bad().find(|bad| *bad != signature::Bad::UnknownIssuer);
     match telling.or_else(|| bad().next())? {
         signature::Bad::Audience => Some(Cause::JwtAudience),
         signature::Bad::UnknownIssuer | signature::Bad::Invalid => Some(Cause::JwtInvalid),
     }
 }
 
-/// The rule that would have verified such a payload: its issuer's, else one for any issuer.
+/// The first rule that would take a payload of that issuer.
 fn rule_of<'a>(rules: &[&'a JwtRule], payload: &Map<String, Value>) -> Option<&'a JwtRule> {
     let issuer = payload.get("iss").and_then(Value::as_str);
-    rules
-        .iter()
-        .find(|rule| issuer == Some(rule.issuer.as_str()))
-        .or_else(|| rules.iter().find(|rule| rule.issuer.is_empty()))
-        .copied()
+    let takes = |rule: &&&JwtRule| rule.issuer.is_empty() || issuer == Some(&rule.issuer);
+    rules.iter().find(takes).copied()
 }
 
 /// Headers that a rule writes cannot be sent by a client.

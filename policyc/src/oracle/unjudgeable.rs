@@ -29,13 +29,10 @@ pub enum Unjudgeable {
     )]
     NoSourceAddress { policy: String, rule: u32 },
     #[error(
-        "rule {rule} of `{policy}` asks for the destination's address, and `{destination}` has none"
+        "rule {rule} of `{policy}` asks for the destination's address, and it has none that the \
+         source can reach"
     )]
-    NoDestinationAddress {
-        policy: String,
-        rule: u32,
-        destination: String,
-    },
+    NoDestinationAddress { policy: String, rule: u32 },
     #[error(
         "rule {rule} of `{policy}` asks the authorizer `{provider}`, and the request does not say \
          what it answers: add it to `ext_authz`"

@@ -57,7 +57,7 @@ use truth::{Fact, Truth};
 /// Judges one request.
 ///
 /// The policy and rule that are named are the lowest (namespace, name, rule) among those that match,
-/// in the first stage that decides. AUDIT and dry-run hits are all that match, allowed or denied.
+/// in the first stage that decides. AUDIT and dry-run hits are all that match, whatever the verdict.
 ///
 /// # Errors
 /// [`Unjudgeable`] when something that the policies ask for is missing or cannot be read.
@@ -91,16 +91,7 @@ pub fn evaluate(
         None => known_bytes(&facts, request),
     };
     let verdict = stages.judge(&known)?;
-    // What CUSTOM refuses, or what is refused for its tokens, comes to no other policy.
-    let ends_early = matches!(
-        verdict.cause,
-        Cause::CustomDenied
-            | Cause::CustomError
-            | Cause::CustomUnresolved
-            | Cause::JwtInvalid
-            | Cause::JwtAudience
-    );
-    let mut judgement = Judgement {
+    Ok(Judgement {
         verdict: match verdict.allowed {
             Truth::Yes => Expected::Allow,
             // Every fact is known, so this is a no; a doubt would be one too.
@@ -110,14 +101,9 @@ pub fn evaluate(
         reason: verdict.cause,
         policy: verdict.named.map(|named| named.name()),
         rule: verdict.named.map(|named| named.rule),
-        audit: Vec::new(),
-        dry_run: Vec::new(),
-    };
-    if !ends_early {
-        judgement.audit = stages.audit_hits(&known.after_tokens)?;
-        judgement.dry_run = stages.dry_run_hits(&known.after_tokens)?;
-    }
-    Ok(judgement)
+        audit: stages.audit_hits(&known.after_tokens)?,
+        dry_run: stages.dry_run_hits(&known.after_tokens)?,
+    })
 }
 
 /// Who asks, from where, to where; judged as bytes until more is known.

@@ -136,6 +136,13 @@ impl Atom {
     }
 }
 
+impl Atom {
+    /// Whether the question is about a verified token.
+    pub fn asks_token(&self) -> bool {
+        matches!(self, Self::RequestPrincipal { .. } | Self::Claim { .. })
+    }
+}
+
 /// A string pattern. `Present` is the pattern `*`: for headers, methods and hosts any value, the
 /// empty one included; for all else a value that is not empty.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]

@@ -158,6 +158,10 @@ impl Known<'_> {
             }
             Fact::RemoteAddress | Fact::ServerName => Knowledge::Unknown,
             Fact::Http => match self.meaning {
+                // Without a RequestAuthentication no token is ever verified, so none is there.
+                Meaning::Http if atom.asks_token() && self.key.authentications.is_empty() => {
+                    Knowledge::False
+                }
                 Meaning::Http => Knowledge::Unknown,
                 Meaning::Tcp => Knowledge::Inapplicable,
             },

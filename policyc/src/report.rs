@@ -1,0 +1,240 @@
+//! What compiling came to, for people and for machines: sizes, labels, and how much of the table is
+//! decided in the kernel.
+
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use enforcer_ebpf::words;
+use serde::Serialize;
+
+use crate::{
+    attach::Attachments,
+    cluster::{Cluster, Pod, Protocol},
+    ir::Program,
+    link::{self, LinkError, Local, NodeView, PodName, Summary},
+    lower::label::{Label, label},
+};
+
+/// The report of one compilation.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct Report {
+    pub policies: usize,
+    pub rules: usize,
+    pub atoms: usize,
+    /// Pods, and workloads whose template stood for a pod.
+    pub destinations: usize,
+    /// Destinations that at least one policy applies to.
+    pub policed: usize,
+    pub labels: Vec<RuleLabel>,
+    /// Of the largest node: the one with the most destinations.
+    pub node: Option<String>,
+    pub table: Summary,
+    /// Part of the table's cells that the kernel decides alone, from 0 to 1.
+    pub kernel_share: f64,
+}
+
+/// How one rule was lowered, on ports of each declared protocol that its destinations have.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RuleLabel {
+    pub policy: String,
+    pub rule: u32,
+    pub line: u32,
+    pub file: String,
+    pub http: Label,
+    pub tcp: Label,
+    pub undeclared: Label,
+}
+
+/// Links the largest node and reports.
+///
+/// # Errors
+/// A table beyond its limits.
+pub fn report(program: &Program, cluster: &Cluster) -> Result<Report, LinkError> {
+    let world = with_workloads(cluster);
+    let attachments = Attachments::new(program);
+    let policed = world
+        .pods
+        .iter()
+        .filter(|pod| {
+            !attachments
+                .policies(&pod.namespace, &pod.template)
+                .is_empty()
+        })
+        .count();
+    let (node, local) = largest(&world);
+    let view = NodeView {
+        local,
+        ..NodeView::default()
+    };
+    let table = link::link(program, &world, &view, &[])?.summary;
+    Ok(Report {
+        policies: program.policies.len(),
+        rules: program.policies.iter().map(|p| p.rules.len()).sum(),
+        atoms: program.atoms.len(),
+        destinations: world.pods.len(),
+        policed,
+        labels: labels(program),
+        node,
+        kernel_share: share(&table),
+        table,
+    })
+}
+
+/// The cluster with a pod for each workload that has none of its own: a folder of Deployments is a
+/// cluster too.
+pub fn with_workloads(cluster: &Cluster) -> Cow<'_, Cluster> {
+    let pods: BTreeSet<(&str, &str)> = cluster
+        .pods
+        .iter()
+        .map(|p| (p.namespace.as_str(), p.name.as_str()))
+        .collect();
+    let templates: BTreeSet<_> = cluster
+        .pods
+        .iter()
+        .map(|p| (p.namespace.as_str(), &p.template.labels))
+        .collect();
+    let mut added: BTreeMap<PodName, Pod> = BTreeMap::new();
+    for workload in &cluster.workloads {
+        let known = pods.contains(&(workload.namespace.as_str(), workload.name.as_str()))
+            || templates.contains(&(workload.namespace.as_str(), &workload.template.labels));
+        if !known {
+            added.insert(
+                (workload.namespace.clone(), workload.name.clone()),
+                Pod {
+                    document: workload.document,
+                    object: workload.object.clone(),
+                    namespace: workload.namespace.clone(),
+                    name: workload.name.clone(),
+                    template: workload.template.clone(),
+                    ..Pod::default()
+                },
+            );
+        }
+    }
+    if added.is_empty() {
+        return Cow::Borrowed(cluster);
+    }
+    let mut world = cluster.clone();
+    world.pods.extend(added.into_values());
+    Cow::Owned(world)
+}
+
+/// All pods where one table can hold them, else the pods of the node that has the most.
+fn largest(world: &Cluster) -> (Option<String>, Local) {
+    let mut nodes: BTreeMap<&str, usize> = BTreeMap::new();
+    for pod in &world.pods {
+        if let Some(node) = &pod.node {
+            *nodes.entry(node).or_default() += 1;
+        }
+    }
+    match nodes
+        .into_iter()
+        .max_by_key(|(name, pods)| (*pods, std::cmp::Reverse(*name)))
+    {
+        Some((node, _)) if nodes_matter(world) => (Some(node.into()), Local::Node(node.into())),
+        _ => (None, Local::All),
+    }
+}
+
+fn nodes_matter(world: &Cluster) -> bool {
+    world.pods.len() > words::LOCAL_SCOPES_MAX as usize
+}
+
+fn labels(program: &Program) -> Vec<RuleLabel> {
+    let mut labels = Vec::new();
+    for policy in &program.policies {
+        for ((number, rule), line) in (0u32..).zip(&policy.rules).zip(&policy.lines) {
+            labels.push(RuleLabel {
+                policy: policy.qualified_name(),
+                rule: number,
+                line: *line,
+                file: policy.file.clone(),
+                http: label(program, policy, rule, Protocol::Http),
+                tcp: label(program, policy, rule, Protocol::Tcp),
+                undeclared: label(program, policy, rule, Protocol::Undeclared),
+            });
+        }
+    }
+    labels
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "a share for people needs no more than 52 bits"
+)]
+fn share(table: &Summary) -> f64 {
+    let all = table.cells_decided + table.cells_asked;
+    if all == 0 {
+        1.0
+    } else {
+        table.cells_decided as f64 / all as f64
+    }
+}
+
+/// Rules that are listed one by one; more are only counted.
+const LISTED: usize = 40;
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{:>9}  policies, {} rules", self.policies, self.rules)?;
+        writeln!(
+            f,
+            "{:>9}  workloads or pods, {} of them under a policy",
+            self.destinations, self.policed
+        )?;
+        if let Some(node) = &self.node {
+            writeln!(f, "           the largest node, {node}:")?;
+        }
+        let t = &self.table;
+        writeln!(
+            f,
+            "{:>9}  scopes (limit {})",
+            t.scopes,
+            words::LOCAL_SCOPES_MAX
+        )?;
+        writeln!(
+            f,
+            "{:>9}  source classes (limit {})",
+            t.source_classes,
+            words::CLASSES_MAX
+        )?;
+        writeln!(f, "{:>9}  port classes in the widest scope", t.port_classes)?;
+        writeln!(
+            f,
+            "{:>9}  attribution records (limit {})",
+            t.records,
+            words::RECORDS_MAX
+        )?;
+        writeln!(f, "{:>9}  table words, {} kB", t.words, t.words * 4 / 1_000)?;
+        writeln!(
+            f,
+            "{:>8.1}%  of cells decided in the kernel",
+            self.kernel_share * 100.0
+        )?;
+        if self.labels.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            f,
+            "\n{:<40} {:<12} {:<13} undeclared port",
+            "rule", "http port", "tcp port"
+        )?;
+        for rule in self.labels.iter().take(LISTED) {
+            writeln!(
+                f,
+                "{:<40} {:<12} {:<13} {}",
+                format!("{} rule {}", rule.policy, rule.rule),
+                rule.http.name(),
+                rule.tcp.name(),
+                rule.undeclared.name()
+            )?;
+        }
+        if self.labels.len() > LISTED {
+            writeln!(f, "... and {} more", self.labels.len() - LISTED)?;
+        }
+        Ok(())
+    }
+}

@@ -19,6 +19,9 @@ const LIMIT: Duration = Duration::from_secs(900);
 /// The package that depends on the suite's newest kernel for virtual machines.
 const META_PACKAGE: &str = "linux-image-cloud-amd64";
 
+/// Where Debian splits a kernel: its image, its modules, and the lists of its modules.
+const PARTS: [&str; 3] = ["linux-binary-", "linux-modules-", "linux-base-"];
+
 /// Keys of Debian's archive, under the name of each release.
 const KEYRINGS: [&str; 2] = [
     "/usr/share/keyrings/debian-archive-keyring.gpg",
@@ -110,7 +113,7 @@ fn packages(apt: &PrivateApt) -> Result<Vec<String>> {
     let parts: Vec<String> = apt
         .depends(&image)?
         .into_iter()
-        .filter(|name| name.starts_with("linux-binary-") || name.starts_with("linux-modules-"))
+        .filter(|name| PARTS.iter().any(|part| name.starts_with(part)))
         .collect();
     Ok(if parts.is_empty() { vec![image] } else { parts })
 }
@@ -173,7 +176,7 @@ impl PrivateApt {
     fn depends(&self, package: &str) -> Result<BTreeSet<String>> {
         let output = self
             .command("apt-cache", "show")
-            .args(["--no-all-versions", package])
+            .arg(package)
             .output()
             .context("cannot run apt-cache")?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -181,6 +184,7 @@ impl PrivateApt {
             output.status.success(),
             "Debian has no package {package} in these suites"
         );
+        // All versions are shown, the newest first, whatever apt itself would prefer.
         let depends = text.lines().find_map(|line| line.strip_prefix("Depends: "));
         Ok(depends
             .unwrap_or_default()
@@ -211,27 +215,27 @@ fn archive() -> Result<String> {
 }
 
 fn find(unpacked: &Path) -> Result<Kernel> {
-    let image = fs::read_dir(unpacked.join("boot"))?
-        .flatten()
-        .map(|entry| entry.path())
-        .find(|path| {
+    // Below usr in newer packages, and the image beside the modules there.
+    let modules = ["lib/modules", "usr/lib/modules"]
+        .iter()
+        .find_map(|dir| first_in(&unpacked.join(dir), ""))
+        .context("no lib/modules")?;
+    let image = [unpacked.join("boot"), modules.clone()]
+        .iter()
+        .find_map(|dir| first_in(dir, "vmlinuz"))
+        .context("no vmlinuz")?;
+    Ok(Kernel { image, modules })
+}
+
+/// The first entry of a folder whose name begins so.
+fn first_in(dir: &Path, prefix: &str) -> Option<PathBuf> {
+    let entries = fs::read_dir(dir).ok()?.flatten().map(|entry| entry.path());
+    entries
+        .filter(|path| {
             path.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("vmlinuz"))
+                .is_some_and(|n| n.to_string_lossy().starts_with(prefix))
         })
-        .context("no boot/vmlinuz")?;
-    // Merged-usr packages have them below usr.
-    for modules in ["lib/modules", "usr/lib/modules"] {
-        if let Some(entry) = fs::read_dir(unpacked.join(modules))
-            .ok()
-            .and_then(|entries| entries.flatten().next())
-        {
-            return Ok(Kernel {
-                image,
-                modules: entry.path(),
-            });
-        }
-    }
-    bail!("no lib/modules")
+        .min()
 }
 
 fn remove_dir(dir: &Path) -> Result<()> {

@@ -47,7 +47,9 @@ pub fn command(kernel: &Kernel, initramfs: &Path, accelerator: Accelerator) -> C
     let mut qemu = Command::new("qemu-system-x86_64");
     match accelerator {
         Accelerator::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
-        Accelerator::Tcg => qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max"]),
+        // Without cx16: the emulation of cmpxchg16b with two processors (qemu 7.2) now and then
+        // spoils the flags, and the kernel dies of it; it has another way for old processors.
+        Accelerator::Tcg => qemu.args(["-accel", "tcg,thread=multi", "-cpu", "max,-cx16"]),
     };
     qemu.args([
         "-smp",

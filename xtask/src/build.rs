@@ -61,7 +61,7 @@ pub fn bpf_cargo(toolchain: &Toolchain, command: &str) -> Command {
     }
     cargo
         .args([
-            "--release",
+            "--profile=bpf",
             "--package",
             "enforcer-ebpf",
             "--bin",

@@ -5,6 +5,7 @@ mod build;
 mod paths;
 mod setup;
 mod step;
+mod test;
 mod vm;
 
 use std::process::ExitCode;
@@ -28,6 +29,11 @@ enum Command {
     Setup,
     /// Build the BPF object, then policyc and enforcer in release mode
     Build,
+    /// Run everything that CI runs: format, lints, host, kernel and live tests, one VM
+    ///
+    /// A test that cannot run on this machine says `skipped: reason`; with CI=true in the
+    /// environment that is a failure.
+    Test,
     /// Run the kernel tests on Debian kernels in a virtual machine
     VmTest {
         /// Which kernel
@@ -40,6 +46,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Setup => setup::run(),
         Command::Build => build::run(),
+        Command::Test => test::run(),
         Command::VmTest { kernel } => vm::run(kernel),
     };
     match result {

@@ -28,7 +28,7 @@ pub fn logs() -> PathBuf {
 
 /// The compiled TC programs, an ELF file. The agent's build script looks for it here too.
 pub fn bpf_object() -> PathBuf {
-    target().join("bpf/bpfel-unknown-none/release/enforcer-ebpf")
+    target().join("bpf/bpfel-unknown-none/bpf/enforcer-ebpf")
 }
 
 /// Downloads that outlive a clone: `$XDG_CACHE_HOME/enforcer`, else `~/.cache/enforcer`.

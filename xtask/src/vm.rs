@@ -61,9 +61,9 @@ pub fn run(kernel: Kernel) -> Result<()> {
         let done = test_on(*kernel, &tests)?;
         let title = title(*kernel);
         if done.success {
-            step::report("ok", &title, done.time, &release(&done.output));
+            step::report("ok", title, done.time, &release(&done.output));
         } else {
-            step::report("FAILED", &title, done.time, &done.how);
+            step::report("FAILED", title, done.time, &done.how);
             print!("{}", done.output);
             failed.push(title);
         }
@@ -107,7 +107,7 @@ pub fn test_on(kernel: Kernel, tests: &[(String, PathBuf)]) -> Result<Done> {
             to,
         });
     }
-    boot(kernel, &title(kernel), &files, &script, |_| None)
+    boot(kernel, title(kernel), &files, &script, |_| None)
 }
 
 /// Boots a kernel with these files and runs a shell script, in which `check PROGRAM...` runs what
@@ -143,12 +143,11 @@ pub fn release(output: &str) -> String {
     line.unwrap_or("no kernel booted").to_owned()
 }
 
-pub fn title(kernel: Kernel) -> String {
+pub fn title(kernel: Kernel) -> &'static str {
     match kernel {
         Kernel::V6_1 => "VM with Debian's kernel 6.1",
         Kernel::V6_12 => "VM with Debian's kernel 6.12",
         Kernel::Latest => "VM with Debian's newest kernel",
         Kernel::All => "VM with each kernel",
     }
-    .into()
 }

@@ -1,6 +1,6 @@
 //! The machine: qemu with the serial console on its output and nothing else attached.
 
-use std::{fs::OpenOptions, path::Path, process::Command, time::Duration};
+use std::{fs::OpenOptions, path::Path, process::Command, sync::OnceLock, time::Duration};
 
 use anyhow::Result;
 
@@ -24,6 +24,16 @@ pub enum Accelerator {
 /// # Errors
 /// When the trial cannot be packed.
 pub fn accelerator(kernel: &Kernel) -> Result<Accelerator> {
+    /// The machine's own, whatever the guest: one trial is enough.
+    static FOUND: OnceLock<Accelerator> = OnceLock::new();
+    if let Some(found) = FOUND.get() {
+        return Ok(*found);
+    }
+    let found = find_accelerator(kernel)?;
+    Ok(*FOUND.get_or_init(|| found))
+}
+
+fn find_accelerator(kernel: &Kernel) -> Result<Accelerator> {
     let device = OpenOptions::new().read(true).write(true).open("/dev/kvm");
     if device.is_err() {
         return Ok(Accelerator::Tcg);

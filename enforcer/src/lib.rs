@@ -1,1 +1,41 @@
-//! The node agent.
+//! The node agent: loads the TC programs, keeps the table that they read, reports what they decide.
+//!
+//! Read in the order in which data flows: [`inventory`] (which pods live here, behind which
+//! interfaces), [`apply`] (bundle and inventory to words), [`table`] (words into the kernel),
+//! [`attach`] (programs onto interfaces), [`report`] (verdicts out), [`control`] (orders in).
+//! [`object`] owns the loaded programs and maps, [`proxy_netns`] the namespace that the proxy lives
+//! in, [`flows`] what is remembered about connections.
+
+pub mod agent;
+pub mod apply;
+pub mod attach;
+pub mod cli;
+pub mod control;
+pub mod detach;
+pub mod flows;
+pub mod inventory;
+pub mod netlink;
+pub mod netns;
+pub mod object;
+pub mod pins;
+pub mod plain;
+pub mod proxy_flows;
+pub mod proxy_netns;
+pub mod report;
+pub mod table;
+
+/// An error with all that caused it, on one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some libraries repeat their cause in their own words.
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,173 @@
+//! What the agent is doing, for `enforcer status`.
+
+use std::{collections::BTreeMap, sync::Arc, time::UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Agent, OrderError};
+use crate::{
+    apply::{Generation, Times},
+    report::{counters::HitCount, line},
+};
+
+/// The state of an agent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    /// `enforce` or `audit`
+    pub mode: String,
+    /// `reset` or `drop`
+    pub refuse: String,
+    /// `tcx` or `clsact`
+    pub hook: String,
+    /// Generation of the active bundle.
+    pub generation: u64,
+    /// Activations on this node.
+    pub epoch: u32,
+    /// SHA-256 of the active bundle's payload.
+    pub hash: String,
+    /// Version that compiled it.
+    pub compiler: String,
+    pub bundle: String,
+    /// RFC 3339, UTC: when it became active.
+    pub since: String,
+    pub times: Times,
+    pub table: TableStatus,
+    pub pods: Vec<PodStatus>,
+    /// Packets by reason.
+    pub counters: BTreeMap<String, u64>,
+    pub hits: Vec<HitCount>,
+}
+
+/// How full the table is.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct TableStatus {
+    pub words: usize,
+    pub capacity_words: u32,
+    pub slot: u32,
+    pub scopes: usize,
+    pub source_classes: usize,
+    pub addresses: usize,
+    pub records: usize,
+}
+
+/// A guarded pod.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PodStatus {
+    /// `namespace/name`
+    pub name: String,
+    pub interfaces: Vec<String>,
+    /// Policies are enforced; otherwise only its source addresses are guarded.
+    pub enrolled: bool,
+    /// Pods of the same number are under the same policies.
+    pub scope: u32,
+    /// Some verdicts need userspace.
+    pub asks: bool,
+    /// Connections that the pod has opened and that are remembered.
+    pub outbound: u32,
+}
+
+impl Agent {
+    /// What the agent is doing.
+    pub fn status(&self) -> Result<Status, OrderError> {
+        let state = self.state();
+        let active = self
+            .active
+            .load_full()
+            .unwrap_or_else(|| Arc::new(nothing()));
+        let live: Vec<&Generation> = state.slots.iter().flatten().map(Arc::as_ref).collect();
+        let scopes = scope_numbers(&active);
+        let pods = active
+            .pods
+            .iter()
+            .map(|pod| PodStatus {
+                name: format!("{}/{}", pod.namespace, pod.name),
+                interfaces: interfaces(&state.inventory, &pod.namespace, &pod.name),
+                enrolled: pod.enrolled,
+                scope: scopes.get(&pod.scope_v4).copied().unwrap_or(0),
+                asks: pod.asks,
+                outbound: state.out.count(pod.slot),
+            })
+            .collect();
+        let since = active.since.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Ok(Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            mode: if self.settings.audit {
+                "audit"
+            } else {
+                "enforce"
+            }
+            .into(),
+            refuse: if self.settings.refuse_drop {
+                "drop"
+            } else {
+                "reset"
+            }
+            .into(),
+            hook: format!("{:?}", self.hook).to_lowercase(),
+            generation: active.generation,
+            epoch: active.epoch,
+            hash: active.hash.clone(),
+            compiler: active.compiler.clone(),
+            bundle: active.bundle.display().to_string(),
+            since: line::rfc3339(i128::try_from(since.as_nanos()).unwrap_or(0)),
+            times: active.times,
+            table: TableStatus {
+                words: active.words,
+                capacity_words: state.tables.capacity(),
+                slot: active.slot,
+                scopes: active.summary.scopes,
+                source_classes: active.summary.source_classes,
+                addresses: active.summary.addresses,
+                records: active.summary.records,
+            },
+            pods,
+            counters: state
+                .counters
+                .reasons()?
+                .into_iter()
+                .map(|(reason, count)| (reason.name().into(), count))
+                .collect(),
+            hits: state.counters.hits(&live)?,
+        })
+    }
+}
+
+/// Offsets of scopes as numbers from 1, in the order of the table.
+fn scope_numbers(generation: &Generation) -> BTreeMap<u32, u32> {
+    let mut offsets: Vec<u32> = generation.pods.iter().map(|pod| pod.scope_v4).collect();
+    offsets.sort_unstable();
+    offsets.dedup();
+    offsets.into_iter().zip(1..).collect()
+}
+
+fn interfaces(inventory: &crate::inventory::Inventory, namespace: &str, name: &str) -> Vec<String> {
+    inventory
+        .pods
+        .iter()
+        .filter(|pod| pod.name.0 == namespace && pod.name.1 == name)
+        .flat_map(|pod| &pod.interfaces)
+        .map(|interface| interface.link.name.clone())
+        .collect()
+}
+
+/// No table is active: what an agent has before its first activation.
+fn nothing() -> Generation {
+    Generation {
+        epoch: 0,
+        generation: 0,
+        hash: String::new(),
+        compiler: String::new(),
+        bundle: std::path::PathBuf::new(),
+        slot: 0,
+        words: 0,
+        summary: policyc::link::Summary::default(),
+        pods: Vec::new(),
+        attributions: Vec::new(),
+        records: Vec::new(),
+        residuals: Vec::new(),
+        program: policyc::ir::Program::default(),
+        since: UNIX_EPOCH,
+        times: Times::default(),
+    }
+}

@@ -1,0 +1,76 @@
+//! `enforcer monitor`: verdicts as they fall.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::Args;
+
+use super::{Failure, Format, SocketArgs, socket::Client};
+use crate::{
+    control::{Answer, Filter, Request},
+    report::{Verdict, VerdictLine},
+};
+
+/// Show verdicts as they fall
+///
+/// Opening segments that were refused or steered, requests that were judged in userspace, and
+/// allowed connections where the agent was started with --events=all. With --format=json each line
+/// has the fields of a request to `policyc eval`, and more.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  enforcer monitor --verdict deny\n  enforcer monitor --pod default/backend --format json"
+)]
+pub struct Monitor {
+    /// Only where the source or the destination is in this namespace
+    #[arg(long, short, value_name = "NAME")]
+    namespace: Option<String>,
+    /// Only where the source or the destination is this pod
+    #[arg(long, short, value_name = "[NAMESPACE/]NAME")]
+    pod: Option<String>,
+    /// Only this verdict
+    #[arg(long, value_enum)]
+    verdict: Option<Verdict>,
+    /// Only where this policy decided, audited or was tried
+    #[arg(long, value_name = "NAMESPACE/NAME")]
+    policy: Option<String>,
+    #[arg(long, value_enum, default_value = "human")]
+    format: Format,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+impl Monitor {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let mut client = Client::connect(&self.socket.socket)?;
+        let filter = Filter {
+            namespace: self.namespace,
+            pod: self.pod,
+            verdict: self.verdict,
+            policy: self.policy,
+        };
+        if !matches!(
+            client.ask(&Request::Monitor { filter })?,
+            Answer::Monitoring {}
+        ) {
+            return Err(client.unexpected().into());
+        }
+        let mut out = io::stdout().lock();
+        while let Some(line) = client.line()? {
+            let written = match self.format {
+                Format::Json => out.write_all(line.as_bytes()),
+                Format::Human => {
+                    let verdict: VerdictLine = serde_json::from_str(&line)?;
+                    writeln!(out, "{verdict}")
+                }
+            };
+            match written.and_then(|()| out.flush()) {
+                // `monitor | head` has seen enough.
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+                other => other?,
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

@@ -1,0 +1,262 @@
+//! `enforcer run`: the agent itself.
+
+use std::{path::PathBuf, process::ExitCode, sync::Arc};
+
+use clap::{Args, ValueEnum};
+use policyc::link::HostMode;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::mpsc,
+};
+
+use super::{Failure, Format, PlaceArgs, SocketArgs};
+use crate::{
+    agent::{Agent, Options, Running, start},
+    apply::Settings,
+    attach::Hook,
+    control, detach,
+    flows::CLEAN_EVERY,
+    inventory::Wanted,
+    pins::Pins,
+    report::events,
+};
+
+/// Enforce a bundle on this node
+///
+/// Programs and maps outlive the agent: when it is stopped or killed, the last bundle goes on being
+/// enforced, and a new agent takes over without a gap. `enforcer detach` ends enforcement.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  enforcer run --bundle bundle.bin --inventory manifests/\n  enforcer run --bundle bundle.bin --inventory pods.yaml --interface vbackend --mode audit"
+)]
+pub struct Run {
+    /// Made by `policyc compile`
+    #[arg(long, value_name = "FILE", env = "ENFORCER_BUNDLE")]
+    bundle: PathBuf,
+    /// Manifests of namespaces, pods, services and nodes: a file or a folder; repeatable
+    #[arg(long, value_name = "PATH", env = "ENFORCER_INVENTORY", required = true)]
+    inventory: Vec<PathBuf>,
+    /// Istio's MeshConfig
+    #[arg(long, value_name = "FILE", env = "ENFORCER_MESH")]
+    mesh: Option<PathBuf>,
+    /// Only pods of the inventory that run on this node
+    #[arg(long, value_name = "NAME", env = "ENFORCER_NODE_NAME")]
+    node_name: Option<String>,
+    /// Only pods behind these interfaces; repeatable
+    #[arg(long, value_name = "NAME")]
+    interface: Vec<String>,
+    /// `audit` reports verdicts and refuses nothing
+    #[arg(long, value_enum, env = "ENFORCER_MODE", default_value = "enforce")]
+    mode: Mode,
+    /// What a refused connection meets: a TCP reset, or silence
+    #[arg(long, value_enum, env = "ENFORCER_REFUSE", default_value = "reset")]
+    refuse: Refuse,
+    /// What the node itself may reach: ports that probes declare, everything, or what policy allows
+    #[arg(long, value_enum, env = "ENFORCER_HOST", default_value = "probes")]
+    host: Host,
+    /// Datagrams: AuthorizationPolicy governs TCP only
+    #[arg(long, value_enum, env = "ENFORCER_NON_TCP", default_value = "pass")]
+    non_tcp: NonTcp,
+    /// Which verdicts `monitor` sees: refused and steered connections, or allowed ones too
+    #[arg(long, value_enum, env = "ENFORCER_EVENTS", default_value = "refused")]
+    events: Events,
+    /// Range of pod addresses beyond those of the inventory's Nodes; repeatable
+    #[arg(long, value_name = "CIDR")]
+    pod_cidr: Vec<ipnet::IpNet>,
+    /// Namespaces whose pods are not policed, only guarded against spoofing; repeatable
+    #[arg(long, value_name = "NAME", default_value = "kube-system")]
+    exclude_namespace: Vec<String>,
+    /// How programs are attached; default: TCX where the kernel has it (6.6)
+    #[arg(long, value_enum, env = "ENFORCER_HOOK")]
+    hook: Option<Hook>,
+    /// Words of 4 bytes that a table may have; default: twice what the first one needs
+    #[arg(long, value_name = "WORDS", env = "ENFORCER_CAPACITY")]
+    capacity: Option<u32>,
+    /// Run no proxy: connections whose verdict needs one are refused
+    #[arg(long, env = "ENFORCER_NO_PROXY")]
+    no_proxy: bool,
+    /// Forward the programs' own log, at level debug
+    #[arg(long)]
+    bpf_log: bool,
+    /// How the agent logs; what, says the variable RUST_LOG
+    #[arg(long, value_enum, default_value = "human")]
+    log_format: Format,
+    #[command(flatten)]
+    place: PlaceArgs,
+    #[command(flatten)]
+    socket: SocketArgs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Mode {
+    Enforce,
+    Audit,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Refuse {
+    Reset,
+    Drop,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Host {
+    Probes,
+    All,
+    Enforce,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum NonTcp {
+    Pass,
+    Enforce,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Events {
+    Refused,
+    All,
+}
+
+impl Run {
+    pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        if self.non_tcp == NonTcp::Enforce {
+            return Err(
+                "--non-tcp=enforce is not supported yet: datagrams pass, TCP is enforced".into(),
+            );
+        }
+        log_to_stderr(self.log_format, self.bpf_log);
+        // Two threads: one may wait for a grace period while the other serves.
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(self) -> Result<ExitCode, Failure> {
+        let began = std::time::Instant::now();
+        let options = self.options();
+        let pins = Pins::below(&options.bpffs);
+        let netns = options.netns.clone();
+        let Running {
+            agent,
+            events,
+            proxy: _proxy,
+            proxy_flows: _flows,
+            log,
+            object: _programs,
+            lock,
+        } = start::start(options).await?;
+        let listener = control::bind(&self.socket.socket)?;
+        let (detach_sender, mut detach_wanted) = mpsc::channel(1);
+        tokio::spawn(control::serve(listener, agent.clone(), detach_sender));
+        tokio::spawn(supervise(
+            "events",
+            events::run(events, agent.reporter.clone()),
+        ));
+        if let Some(log) = log {
+            tokio::spawn(supervise("log", events::forward(log)));
+        }
+        tokio::spawn(clean(agent.clone()));
+        tracing::info!(
+            ready_ms = began.elapsed().as_millis(),
+            socket = %self.socket.socket.display(),
+            "ready"
+        );
+
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+            _ = detach_wanted.recv() => {
+                let removed = detach::all(&pins, &netns).await?;
+                tracing::info!("{removed}");
+                remove_socket(&self.socket.socket);
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+        tracing::info!("stopping; what was enforced stays enforced until `enforcer detach`");
+        remove_socket(&self.socket.socket);
+        drop(lock);
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            bundle: self.bundle.clone(),
+            inventory: self.inventory.clone(),
+            mesh: self.mesh.clone(),
+            wanted: Wanted {
+                node: self.node_name.clone(),
+                interfaces: self.interface.clone(),
+            },
+            settings: Settings {
+                audit: self.mode == Mode::Audit,
+                refuse_drop: self.refuse == Refuse::Drop,
+                events_allowed: self.events == Events::All,
+                host: match self.host {
+                    Host::Probes => HostMode::Probes,
+                    Host::All => HostMode::All,
+                    Host::Enforce => HostMode::Enforce,
+                },
+                pod_cidrs: self.pod_cidr.clone(),
+                excluded_namespaces: self.exclude_namespace.clone(),
+            },
+            bpffs: self.place.bpffs.clone(),
+            netns: self.place.netns.clone(),
+            hook: self.hook.unwrap_or_else(Hook::best),
+            capacity: self.capacity,
+            bpf_log: self.bpf_log,
+        }
+    }
+}
+
+/// A task that should never end says so when it does.
+async fn supervise(what: &str, task: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = task.await {
+        tracing::error!(%error, what, "stopped reading from the kernel");
+    }
+}
+
+async fn clean(agent: Arc<Agent>) {
+    let mut every = tokio::time::interval(CLEAN_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let agent = agent.clone();
+        match tokio::task::spawn_blocking(move || agent.clean()).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(forgotten)) => tracing::debug!(forgotten, "outbound connections"),
+            Ok(Err(error)) => tracing::warn!(
+                error = crate::chain(&error),
+                "cannot clean outbound connections"
+            ),
+            Err(error) => tracing::error!(%error, "cleaning broke off"),
+        }
+    }
+}
+
+fn remove_socket(path: &std::path::Path) {
+    if let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(%error, "the control socket is left behind");
+    }
+}
+
+fn log_to_stderr(format: Format, bpf_log: bool) {
+    use tracing_subscriber::EnvFilter;
+    let fallback = if bpf_log {
+        "info,enforcer_ebpf=debug"
+    } else {
+        "info"
+    };
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match format {
+        Format::Human => log.init(),
+        Format::Json => log.json().init(),
+    }
+}

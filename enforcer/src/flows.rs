@@ -1,0 +1,261 @@
+//! The connections that pods opened (map OUT): seeded when a pod is first guarded, and cleaned of
+//! those whose sockets are gone.
+//!
+//! While the programs are attached only the pod's own opening segment makes an entry. Connections
+//! that were there before are found once, in the pod's own socket table, when its interface is
+//! first attached; later nothing is ever guessed from a socket.
+
+mod sockets;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, Ipv6Addr},
+    time::Duration,
+};
+
+use aya::maps::{HashMap, MapData, MapError};
+use enforcer_ebpf::{
+    flow::{FlowKey, OUT_PER_POD_MAX, OutValue},
+    words::LOCAL_PODS_MAX,
+};
+
+pub use sockets::{Socket, SocketsError, connections, tcp_sockets};
+
+use crate::{
+    netns::{Netns, NetnsError},
+    plain::Plain,
+    table::Memory,
+};
+
+/// Entries younger than this may belong to a socket that is not in the tables yet.
+const YOUNG: u32 = 5;
+/// Entries of pods whose sockets cannot be asked about go after a day.
+const UNKNOWN_OWNER_SECONDS_MAX: u32 = 24 * 3600;
+
+/// A pod, as far as its connections are concerned.
+#[derive(Debug)]
+pub struct Owner<'a> {
+    pub slot: u32,
+    pub addresses: &'a [IpAddr],
+    /// Its network namespace; `None` when it could not be found.
+    pub netns: Option<&'a Netns>,
+}
+
+/// The map OUT, and how many entries each slot holds.
+#[derive(Debug)]
+pub struct OutFlows {
+    entries: HashMap<MapData, Plain<FlowKey>, Plain<OutValue>>,
+    count: Memory,
+}
+
+/// What can go wrong with OUT.
+#[derive(Debug, thiserror::Error)]
+pub enum FlowsError {
+    #[error("cannot open the map of outbound connections")]
+    Open {
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error("cannot map the counts of outbound connections into memory")]
+    Count {
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("cannot {operation} an outbound connection")]
+    Entry {
+        operation: &'static str,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Sockets(#[from] SocketsError),
+    #[error("cannot read the time since boot")]
+    Clock,
+}
+
+impl OutFlows {
+    pub fn new(out: aya::maps::Map, count: &MapData) -> Result<Self, FlowsError> {
+        Ok(Self {
+            entries: out.try_into().map_err(|source| FlowsError::Open {
+                source: Box::new(source),
+            })?,
+            count: Memory::of_words(count, LOCAL_PODS_MAX)
+                .map_err(|source| FlowsError::Count { source })?,
+        })
+    }
+
+    /// Entries of a slot.
+    pub fn count(&self, slot: u32) -> u32 {
+        self.count.load(slot)
+    }
+
+    /// Remembers the connections that a pod has open and seems to have opened itself. To be called
+    /// before its interface is attached for the first time, and never again. Returns how many.
+    pub fn seed(&mut self, pod: &Owner<'_>) -> Result<usize, FlowsError> {
+        let Some(netns) = pod.netns else {
+            return Ok(0);
+        };
+        let (sockets, ephemeral) = netns.enter(|| (tcp_sockets(), sockets::ephemeral_ports()))?;
+        let now = seconds_since_boot()?;
+        let mut seeded = 0;
+        for key in connections(&sockets?, &ephemeral)
+            .into_iter()
+            .filter(|key| pod.addresses.contains(&address_of(&key.pod)))
+            .take(OUT_PER_POD_MAX as usize)
+        {
+            let value = OutValue {
+                slot: pod.slot,
+                made_seconds: now,
+            };
+            // BPF_NOEXIST: what the kernel has made meanwhile is counted already.
+            match self.entries.insert(Plain(key), Plain(value), 1) {
+                Ok(()) => {
+                    self.count.add(pod.slot, 1);
+                    seeded += 1;
+                }
+                Err(error) if already_exists(&error) => {}
+                Err(source) => {
+                    return Err(FlowsError::Entry {
+                        operation: "remember",
+                        source: Box::new(source),
+                    });
+                }
+            }
+        }
+        Ok(seeded)
+    }
+
+    /// Forgets the connections whose sockets are gone, and those of slots that no pod has any more.
+    /// Returns how many.
+    pub fn clean(&mut self, pods: &[Owner<'_>]) -> Result<usize, FlowsError> {
+        let now = seconds_since_boot()?;
+        let mut by_slot: BTreeMap<u32, Vec<(FlowKey, u32)>> = BTreeMap::new();
+        for entry in self.entries.iter() {
+            // An entry that the kernel removes while we walk shows as an error; the next walk is soon.
+            let Ok((Plain(key), Plain(value))) = entry else {
+                break;
+            };
+            let age = now.saturating_sub(value.made_seconds);
+            by_slot.entry(value.slot).or_default().push((key, age));
+        }
+        let mut forgotten = 0;
+        for (slot, entries) in by_slot {
+            let pod = pods.iter().find(|pod| pod.slot == slot);
+            forgotten += self.clean_slot(slot, pod, &entries)?;
+        }
+        Ok(forgotten)
+    }
+
+    fn clean_slot(
+        &mut self,
+        slot: u32,
+        pod: Option<&Owner<'_>>,
+        entries: &[(FlowKey, u32)],
+    ) -> Result<usize, FlowsError> {
+        let live: Option<BTreeSet<[u8; 36]>> = match pod.and_then(|pod| pod.netns) {
+            Some(netns) => {
+                let sockets = netns.enter(tcp_sockets)??;
+                Some(
+                    sockets
+                        .iter()
+                        .filter(|s| s.is_live())
+                        .map(|s| order(&s.key))
+                        .collect(),
+                )
+            }
+            None => None,
+        };
+        let mut forgotten = 0;
+        for (key, age) in entries {
+            let keep = match (&live, pod) {
+                (_, None) => false,
+                (Some(live), _) => *age < YOUNG || live.contains(&order(key)),
+                (None, Some(_)) => *age < UNKNOWN_OWNER_SECONDS_MAX,
+            };
+            if keep {
+                continue;
+            }
+            match self.entries.remove(&Plain(*key)) {
+                Ok(()) => {
+                    self.count.subtract(slot, 1);
+                    forgotten += 1;
+                }
+                Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}
+                // The kernel was faster.
+                Err(MapError::SyscallError(error))
+                    if error.io_error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(source) => {
+                    return Err(FlowsError::Entry {
+                        operation: "forget",
+                        source: Box::new(source),
+                    });
+                }
+            }
+        }
+        Ok(forgotten)
+    }
+}
+
+/// How often OUT is cleaned.
+pub const CLEAN_EVERY: Duration = Duration::from_secs(10);
+
+/// An address as the contract writes it: most significant word first, IPv4 as `::ffff:a.b.c.d`.
+pub fn words_of(address: IpAddr) -> [u32; 4] {
+    let v6 = match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped(),
+        IpAddr::V6(v6) => v6,
+    };
+    let o = v6.octets();
+    [0, 4, 8, 12].map(|i| u32::from_be_bytes([o[i], o[i + 1], o[i + 2], o[i + 3]]))
+}
+
+/// The address behind the contract's words.
+pub fn address_of(words: &[u32; 4]) -> IpAddr {
+    let bits = words
+        .iter()
+        .fold(0u128, |bits, word| bits << 32 | u128::from(*word));
+    Ipv6Addr::from_bits(bits).to_canonical()
+}
+
+fn order(key: &FlowKey) -> [u8; 36] {
+    let mut bytes = [0; 36];
+    for (i, word) in key.pod.iter().chain(&key.remote).enumerate() {
+        bytes[i * 4..i * 4 + 4].copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes[32..34].copy_from_slice(&key.pod_port.to_ne_bytes());
+    bytes[34..].copy_from_slice(&key.remote_port.to_ne_bytes());
+    bytes
+}
+
+/// The kernel's clock, as the flow maps write it.
+pub fn seconds_since_boot() -> Result<u32, FlowsError> {
+    // The kernel's bpf_ktime_get_boot_ns counts on the same clock.
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u32::try_from(now.tv_sec).map_err(|_| FlowsError::Clock)
+}
+
+fn already_exists(error: &MapError) -> bool {
+    matches!(error, MapError::SyscallError(error)
+        if error.io_error.kind() == std::io::ErrorKind::AlreadyExists)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_round_trip_in_both_families() {
+        for text in ["10.1.2.3", "fd88::2", "::", "255.255.255.255"] {
+            let address: IpAddr = text.parse().expect("the test's own address");
+            assert_eq!(address_of(&words_of(address)), address, "{text}");
+        }
+        let v4 = words_of(IpAddr::from([10, 1, 2, 3]));
+        assert_eq!(
+            v4,
+            [0, 0, 0xffff, 0x0a01_0203],
+            "IPv4 is mapped, in host order"
+        );
+    }
+}

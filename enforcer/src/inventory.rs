@@ -1,0 +1,113 @@
+//! Which pods live on this node, behind which interfaces: the inventory's word, checked against
+//! what the kernel has.
+
+pub mod file;
+mod find;
+
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+
+use policyc::cluster::Cluster;
+
+pub use find::{Wanted, find, node_addresses};
+
+use crate::{
+    netlink::{Link, NetlinkError},
+    netns::{Netns, NetnsError},
+};
+
+/// `namespace`, `name`
+pub type PodName = (String, String);
+
+/// Everything that linking and attaching must know.
+#[derive(Debug)]
+pub struct Inventory {
+    pub cluster: Cluster,
+    pub pods: Vec<LocalPod>,
+    /// Addresses of the node itself.
+    pub node_addresses: Vec<IpAddr>,
+}
+
+/// A pod of this node.
+#[derive(Debug)]
+pub struct LocalPod {
+    pub name: PodName,
+    pub addresses: Vec<IpAddr>,
+    /// Node's ends of its links; never empty.
+    pub interfaces: Vec<Interface>,
+    /// `None` when no process and no name leads to it.
+    pub netns: Option<Netns>,
+}
+
+/// The node's end of a pod's link.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Interface {
+    pub link: Link,
+    /// Index of the bridge that it is a port of, or 0.
+    pub bridge: u32,
+    /// The bridge switches frames past the node's connection tracking.
+    pub switched: bool,
+    /// The pod's namespace as the node numbers it.
+    pub netns_id: Option<i32>,
+}
+
+/// What can go wrong while the pods are looked for.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    #[error("the inventory has errors:\n{0}")]
+    Manifests(String),
+    #[error("cannot read the inventory `{path}`")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error(
+        "pod `{pod}`: this node has no interface `{interface}` (annotation enforcer/interface); it has {have}"
+    )]
+    NoSuchInterface {
+        pod: String,
+        interface: String,
+        have: String,
+    },
+    #[error(
+        "pod `{pod}`: no interface of this node leads to its namespace `{netns}` (annotation enforcer/netns)"
+    )]
+    NotConnected { pod: String, netns: PathBuf },
+    #[error("--interface {0}: this node has no such interface; it has {1}")]
+    UnknownInterface(String, String),
+    #[error(
+        "--interface {0}: no pod of the inventory is behind it: name it in the pod's annotation enforcer/interface"
+    )]
+    NobodyBehind(String),
+    #[error("pods `{0}` and `{1}` are both behind interface `{2}`")]
+    SharedInterface(String, String, String),
+    #[error(
+        "no pod of the inventory is on this node: give pods the annotation enforcer/interface or enforcer/netns"
+    )]
+    Empty,
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+}
+
+impl Inventory {
+    /// Least MTU among the pods' links; that of Ethernet when there is none.
+    pub fn mtu(&self) -> u32 {
+        const ETHERNET: u32 = 1500;
+        self.interfaces()
+            .map(|interface| interface.link.mtu)
+            .min()
+            .unwrap_or(ETHERNET)
+    }
+
+    /// Every interface to be guarded.
+    pub fn interfaces(&self) -> impl Iterator<Item = &Interface> {
+        self.pods.iter().flat_map(|pod| &pod.interfaces)
+    }
+
+    /// The names of the local pods.
+    pub fn names(&self) -> BTreeSet<PodName> {
+        self.pods.iter().map(|pod| pod.name.clone()).collect()
+    }
+}

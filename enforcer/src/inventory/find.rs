@@ -1,0 +1,320 @@
+//! Finds the node's end of each pod's link, and the pod's namespace, from either one.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::address::AddressAttribute;
+use policyc::cluster::{Cluster, Pod};
+use rtnetlink::Handle;
+
+use super::{Interface, Inventory, InventoryError, LocalPod};
+use crate::{
+    netlink::{self, Link, NetlinkError, request},
+    netns::Netns,
+    proxy_netns::{L7, REJ},
+};
+
+/// What to look for.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Only pods with this `spec.nodeName`.
+    pub node: Option<String>,
+    /// Only these interfaces, all of which must be pods'.
+    pub interfaces: Vec<String>,
+}
+
+/// Finds the pods of this node. Must be called within a tokio runtime.
+pub async fn find(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, InventoryError> {
+    let node = Netns::current()?;
+    let handle = netlink::connect(&node)?;
+    let links = netlink::links(&handle).await?;
+    let known = named_interfaces(&handle, &links, &cluster, wanted).await?;
+
+    let mut finder = Finder {
+        handle: &handle,
+        links: &links,
+        namespaces: None,
+    };
+    let mut pods = Vec::new();
+    for pod in &cluster.pods {
+        if pod.finished || wanted.node.is_some() && wanted.node != pod.node {
+            continue;
+        }
+        let by_name = known.get(&(pod.namespace.clone(), pod.name.clone()));
+        let mut found = match (&pod.interface, &pod.netns, by_name) {
+            (None, None, None) => continue,
+            (Some(name), _, _) => finder.by_interface(pod, name).await?,
+            (None, Some(path), _) => finder.by_netns(pod, Path::new(path)).await?,
+            (None, None, Some(name)) => finder.by_interface(pod, name).await?,
+        };
+        if !wanted.interfaces.is_empty() {
+            found
+                .interfaces
+                .retain(|i| wanted.interfaces.contains(&i.link.name));
+        }
+        if !found.interfaces.is_empty() {
+            pods.push(found);
+        }
+    }
+    check(&pods, wanted)?;
+    let node_addresses = node_addresses(&handle).await?;
+    Ok(Inventory {
+        cluster,
+        pods,
+        node_addresses,
+    })
+}
+
+/// The addresses of the calling thread's namespace that others can reach it by.
+pub async fn node_addresses(handle: &Handle) -> Result<Vec<IpAddr>, InventoryError> {
+    let mut addresses: Vec<IpAddr> = addresses(handle)
+        .await?
+        .into_iter()
+        .filter(|address| match address {
+            IpAddr::V4(v4) => !v4.is_loopback(),
+            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
+        })
+        .collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    Ok(addresses)
+}
+
+fn check(pods: &[LocalPod], wanted: &Wanted) -> Result<(), InventoryError> {
+    let mut behind: BTreeMap<&str, &LocalPod> = BTreeMap::new();
+    for pod in pods {
+        for interface in &pod.interfaces {
+            if let Some(other) = behind.insert(&interface.link.name, pod) {
+                return Err(InventoryError::SharedInterface(
+                    qualified(&other.name),
+                    qualified(&pod.name),
+                    interface.link.name.clone(),
+                ));
+            }
+        }
+    }
+    if let Some(name) = wanted
+        .interfaces
+        .iter()
+        .find(|name| !behind.contains_key(name.as_str()))
+    {
+        return Err(InventoryError::NobodyBehind(name.clone()));
+    }
+    if pods.is_empty() {
+        return Err(InventoryError::Empty);
+    }
+    Ok(())
+}
+
+/// For interfaces that were asked for by name: the pod that has an address in the namespace behind.
+async fn named_interfaces(
+    handle: &Handle,
+    links: &[Link],
+    cluster: &Cluster,
+    wanted: &Wanted,
+) -> Result<BTreeMap<super::PodName, String>, InventoryError> {
+    let mut known = BTreeMap::new();
+    let mut finder = Finder {
+        handle,
+        links,
+        namespaces: None,
+    };
+    for name in &wanted.interfaces {
+        let link = links
+            .iter()
+            .find(|link| link.name == *name)
+            .ok_or_else(|| InventoryError::UnknownInterface(name.clone(), names(links)))?;
+        if cluster
+            .pods
+            .iter()
+            .any(|p| p.interface.as_ref() == Some(name))
+        {
+            continue;
+        }
+        let Some(netns) = finder.namespace_behind(link).await? else {
+            continue;
+        };
+        let inside = addresses(&netlink::connect(&netns)?).await?;
+        if let Some(pod) = cluster
+            .pods
+            .iter()
+            .find(|pod| !pod.finished && pod.ips.iter().any(|ip| inside.contains(ip)))
+        {
+            known.insert((pod.namespace.clone(), pod.name.clone()), name.clone());
+        }
+    }
+    Ok(known)
+}
+
+struct Finder<'a> {
+    handle: &'a Handle,
+    links: &'a [Link],
+    /// Where each namespace that the node has an id for can be opened.
+    namespaces: Option<BTreeMap<i32, PathBuf>>,
+}
+
+impl Finder<'_> {
+    async fn by_interface(&mut self, pod: &Pod, name: &str) -> Result<LocalPod, InventoryError> {
+        let link = self
+            .links
+            .iter()
+            .find(|link| link.name == name)
+            .ok_or_else(|| InventoryError::NoSuchInterface {
+                pod: format!("{}/{}", pod.namespace, pod.name),
+                interface: name.into(),
+                have: names(self.links),
+            })?;
+        let (netns, id) = match &pod.netns {
+            Some(path) => {
+                let netns = Netns::open(Path::new(path))?;
+                let id = netlink::netns_id(self.handle, &netns).await?;
+                (Some(netns), Some(id))
+            }
+            None => (self.namespace_behind(link).await?, link.peer_netns_id),
+        };
+        Ok(local(pod, vec![self.interface(link, id)], netns))
+    }
+
+    async fn by_netns(&mut self, pod: &Pod, path: &Path) -> Result<LocalPod, InventoryError> {
+        let netns = Netns::open(path)?;
+        let id = netlink::netns_id(self.handle, &netns).await?;
+        let inside = netlink::links(&netlink::connect(&netns)?).await?;
+        let interfaces: Vec<Interface> = self
+            .links
+            .iter()
+            .filter(|link| link.is_veth && link.peer_netns_id == Some(id))
+            .filter(|link| {
+                inside
+                    .iter()
+                    .any(|far| far.index == link.peer && far.peer == link.index)
+            })
+            .map(|link| self.interface(link, Some(id)))
+            .collect();
+        if interfaces.is_empty() {
+            return Err(InventoryError::NotConnected {
+                pod: format!("{}/{}", pod.namespace, pod.name),
+                netns: path.into(),
+            });
+        }
+        Ok(local(pod, interfaces, Some(netns)))
+    }
+
+    fn interface(&self, link: &Link, netns_id: Option<i32>) -> Interface {
+        let bridge = self
+            .links
+            .iter()
+            .find(|other| link.master != 0 && other.index == link.master && other.is_bridge)
+            .map_or(0, |bridge| bridge.index);
+        Interface {
+            link: link.clone(),
+            bridge,
+            switched: bridge != 0 && !bridge_calls_netfilter(),
+            netns_id,
+        }
+    }
+
+    async fn namespace_behind(&mut self, link: &Link) -> Result<Option<Netns>, InventoryError> {
+        let Some(id) = link.peer_netns_id else {
+            return Ok(None);
+        };
+        if self.namespaces.is_none() {
+            self.namespaces = Some(namespaces(self.handle).await?);
+        }
+        match self.namespaces.as_ref().and_then(|known| known.get(&id)) {
+            Some(path) => Ok(Some(Netns::open(path)?)),
+            None => Ok(None),
+        }
+    }
+}
+
+/// Every namespace that has a name or a process, by the id that the node knows it by.
+async fn namespaces(handle: &Handle) -> Result<BTreeMap<i32, PathBuf>, InventoryError> {
+    let mut known = BTreeMap::new();
+    let mut seen = std::collections::BTreeSet::new();
+    let processes = numbered("/proc").into_iter().map(|p| p.join("ns/net"));
+    for path in children("/run/netns").into_iter().chain(processes) {
+        // Processes end while we look, and names may be stale: neither is a namespace then.
+        let Ok(meta) = fs::metadata(&path) else {
+            continue;
+        };
+        if !seen.insert(std::os::unix::fs::MetadataExt::ino(&meta)) {
+            continue;
+        }
+        let Ok(netns) = Netns::open(&path) else {
+            continue;
+        };
+        if let Ok(Some(id)) = netlink::known_netns_id(handle, &netns).await {
+            known.entry(id).or_insert(path);
+        }
+    }
+    Ok(known)
+}
+
+fn children(folder: &str) -> Vec<PathBuf> {
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default();
+    paths.sort();
+    paths
+}
+
+fn numbered(folder: &str) -> Vec<PathBuf> {
+    let is_number = |path: &PathBuf| {
+        path.file_name()
+            .and_then(|name| name.to_str())
+            .is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()))
+    };
+    children(folder).into_iter().filter(is_number).collect()
+}
+
+async fn addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetlinkError> {
+    let messages: Vec<_> = handle
+        .address()
+        .get()
+        .execute()
+        .try_collect()
+        .await
+        .map_err(request("list", "addresses"))?;
+    Ok(messages
+        .iter()
+        .flat_map(|message| &message.attributes)
+        .filter_map(|attribute| match attribute {
+            AddressAttribute::Address(address) => Some(*address),
+            _ => None,
+        })
+        .collect())
+}
+
+/// Whether bridged frames pass the node's netfilter, and so its connection tracking.
+fn bridge_calls_netfilter() -> bool {
+    fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables")
+        .is_ok_and(|value| value.trim() != "0")
+}
+
+fn local(pod: &Pod, interfaces: Vec<Interface>, netns: Option<Netns>) -> LocalPod {
+    LocalPod {
+        name: (pod.namespace.clone(), pod.name.clone()),
+        addresses: pod.ips.clone(),
+        interfaces,
+        netns,
+    }
+}
+
+fn names(links: &[Link]) -> String {
+    links
+        .iter()
+        .map(|link| link.name.as_str())
+        .filter(|name| ![L7.outside, REJ.outside, "lo"].contains(name))
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn qualified(name: &super::PodName) -> String {
+    format!("{}/{}", name.0, name.1)
+}

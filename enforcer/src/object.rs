@@ -1,0 +1,215 @@
+//! The BPF object: its bytes, its globals, its maps. Loads the programs, attaches nothing.
+
+use std::path::Path;
+
+use aya::{
+    Ebpf, EbpfError, EbpfLoader,
+    maps::{Map, MapData, MapError},
+    programs::{ProgramError, SchedClassifier, SkLookup},
+};
+use enforcer_ebpf::{
+    maps::{ACTIVE, HITS, PINNED, TABLES, global, program},
+    words::CAPACITY_MAX,
+};
+
+use crate::{
+    pins::{Pins, PinsError},
+    proxy_netns::{Port, ProxyNetns},
+    table::{CreateError, TableError, Tables, create_outer},
+};
+
+/// The object that `cargo xtask build` made, if it was there when the agent was built.
+#[cfg(bpf_object)]
+static BYTES: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("ENFORCER_BPF_OBJECT")));
+#[cfg(not(bpf_object))]
+static BYTES: Option<&[u8]> = None;
+
+/// Programs that sit on network interfaces.
+const CLASSIFIERS: [&str; 3] = [program::TO_POD, program::FROM_POD, program::FROM_L7];
+
+/// Fewest words that a slot is made for: 1 MB.
+const CAPACITY_LEAST: u32 = 1 << 18;
+
+/// The loaded programs and their maps.
+pub struct Object {
+    pub ebpf: Ebpf,
+    pub tables: Tables,
+}
+
+/// What can go wrong before anything is attached.
+#[derive(Debug, thiserror::Error)]
+pub enum ObjectError {
+    #[error(
+        "this agent was built without its BPF programs: run `cargo xtask build`, then build it again"
+    )]
+    NotBuilt,
+    #[error("a table of {wanted} words is more than the {CAPACITY_MAX} that one slot may hold")]
+    Capacity { wanted: u32 },
+    #[error("cannot load the BPF object: `enforcer doctor` says what this kernel lacks")]
+    Load {
+        #[source]
+        source: Box<EbpfError>,
+    },
+    #[error("the BPF object has no `{name}`: it is of another version than this agent")]
+    Missing { name: &'static str },
+    #[error("the kernel refuses program `{name}`: `enforcer doctor` says what it lacks")]
+    Program {
+        name: &'static str,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("cannot open map `{name}`")]
+    Map {
+        name: &'static str,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error("cannot pin map `{name}`")]
+    Pin {
+        name: &'static str,
+        #[source]
+        source: Box<aya::pin::PinError>,
+    },
+    #[error(transparent)]
+    Pins(#[from] PinsError),
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+/// Whether the agent was built with its programs.
+pub fn is_built() -> bool {
+    BYTES.is_some()
+}
+
+/// Loads the programs over the pinned maps, and makes and pins the maps that are missing.
+/// `capacity` is the least number of words that a table must be able to have.
+pub fn load(
+    pins: &Pins,
+    proxy: &ProxyNetns,
+    capacity: u32,
+    log: bool,
+) -> Result<Object, ObjectError> {
+    let bytes = BYTES.ok_or(ObjectError::NotBuilt)?;
+    let capacity = ensure_tables(pins, capacity)?;
+    let l7_mac = padded(&proxy.l7);
+    let rej_mac = padded(&proxy.rej);
+    let netns_id = u32::try_from(proxy.id).map_or(0, |id| id + 1);
+    let log_level = if log { u8::MAX } else { 0 };
+
+    let mut loader = EbpfLoader::new();
+    loader
+        .override_global(global::CAPACITY, &capacity, true)
+        .override_global(global::L7_IFINDEX, &proxy.l7.outside, true)
+        .override_global(global::REJ_IFINDEX, &proxy.rej.outside, true)
+        .override_global(global::L7_PEER_IFINDEX, &proxy.l7.inside, true)
+        .override_global(global::L7_MAC, &l7_mac[..], true)
+        .override_global(global::REJ_MAC, &rej_mac[..], true)
+        .override_global(global::L7_NETNS_ID, &netns_id, true)
+        // Frozen into the program: what is not logged costs nothing.
+        .override_global("AYA_LOG_LEVEL", &log_level, false);
+    for name in PINNED {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    let mut ebpf = loader.load(bytes).map_err(|source| ObjectError::Load {
+        source: Box::new(source),
+    })?;
+    load_programs(&mut ebpf)?;
+    let outer = take(&mut ebpf, TABLES)?;
+    let active = MapData::from_pin(pins.map(ACTIVE)).map_err(|source| ObjectError::Map {
+        name: ACTIVE,
+        source: Box::new(source),
+    })?;
+    let tables = Tables::adopt(outer, &active, capacity)?;
+    Ok(Object { ebpf, tables })
+}
+
+/// Words for a table of `needed` words: room to grow without a restart.
+pub fn roomy(needed: u32) -> u32 {
+    needed
+        .saturating_mul(2)
+        .checked_next_power_of_two()
+        .unwrap_or(CAPACITY_MAX)
+        .clamp(CAPACITY_LEAST, CAPACITY_MAX)
+}
+
+/// Takes a map out of the object, for a typed view of it.
+pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ObjectError> {
+    ebpf.take_map(name).ok_or(ObjectError::Missing { name })
+}
+
+/// The pinned map of tables if its tables are large enough; else a new one. The old one goes on
+/// serving the programs that use it until they are replaced.
+fn ensure_tables(pins: &Pins, wanted: u32) -> Result<u32, ObjectError> {
+    if wanted > CAPACITY_MAX {
+        return Err(ObjectError::Capacity { wanted });
+    }
+    if let Some(held) = pinned_capacity(&pins.map(TABLES))?
+        && held >= wanted
+    {
+        return Ok(held);
+    }
+    // ACTIVE and HITS speak of slots, and so go with the slots.
+    for name in [TABLES, ACTIVE, HITS] {
+        pins.forget_map(name)?;
+    }
+    let outer = create_outer(wanted)?;
+    outer
+        .pin(pins.map(TABLES))
+        .map_err(|source| ObjectError::Pin {
+            name: TABLES,
+            source: Box::new(source),
+        })?;
+    Ok(wanted)
+}
+
+/// Words in a slot of the pinned map of tables, or `None` when nothing was ever published in it.
+fn pinned_capacity(path: &Path) -> Result<Option<u32>, ObjectError> {
+    let failed = |source| ObjectError::Map {
+        name: TABLES,
+        source: Box::new(source),
+    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let outer = Map::from_map_data(MapData::from_pin(path).map_err(failed)?).map_err(failed)?;
+    let outer: aya::maps::ArrayOfMaps<MapData, MapData> = outer.try_into().map_err(failed)?;
+    match outer.get(&0, 0) {
+        Ok(slot) => Ok(Some(slot.info().map_err(failed)?.value_size() / 4)),
+        Err(MapError::KeyNotFound) => Ok(None),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), ObjectError> {
+    for name in CLASSIFIERS {
+        let failed = |source| ObjectError::Program {
+            name,
+            source: Box::new(source),
+        };
+        let program: &mut SchedClassifier = ebpf
+            .program_mut(name)
+            .ok_or(ObjectError::Missing { name })?
+            .try_into()
+            .map_err(failed)?;
+        program.load().map_err(failed)?;
+    }
+    let name = program::PROXY_LOOKUP;
+    let failed = |source| ObjectError::Program {
+        name,
+        source: Box::new(source),
+    };
+    let program: &mut SkLookup = ebpf
+        .program_mut(name)
+        .ok_or(ObjectError::Missing { name })?
+        .try_into()
+        .map_err(failed)?;
+    program.load().map_err(failed)
+}
+
+fn padded(port: &Port) -> [u8; 8] {
+    let mut bytes = [0; 8];
+    bytes[..6].copy_from_slice(&port.inside_mac);
+    bytes
+}

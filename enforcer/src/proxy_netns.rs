@@ -1,0 +1,421 @@
+//! The proxy's own network namespace, and the two links into it.
+//!
+//! ```text
+//!   node                                    namespace
+//!   enf-l7  (169.254.77.1) ───────────────── l7     what is to be judged meets the listener
+//!   enf-rej (169.254.77.2) ───────────────── rej    what is to be refused meets no socket
+//! ```
+//! Two links, so that "judge this" and "refuse this" are told apart by the interface that a packet
+//! comes in by, without any state. In the namespace every address is local for what comes in, so
+//! the kernel's own TCP answers for the pods, with a socket or with a reset.
+//!
+//! The namespace has a name and so survives the agent; [`ensure`] takes it over as it is.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd},
+};
+
+use futures_util::TryStreamExt;
+use netlink_packet_route::{
+    link::{InfoData, InfoVeth, LinkAttribute},
+    neighbour::NeighbourState,
+    route::{RouteMessage, RouteScope, RouteType},
+    rule::{RuleAction, RuleAttribute},
+};
+use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use crate::{
+    netlink::{self, Link, NetlinkError, request},
+    netns::{self, Netns, NetnsError},
+};
+
+/// One link into the namespace: names, addresses, nothing that differs between nodes.
+#[derive(Debug)]
+pub struct Way {
+    /// Name of the node's end.
+    pub outside: &'static str,
+    /// Name of the far end.
+    pub inside: &'static str,
+    outside_mac: [u8; 6],
+    inside_mac: [u8; 6],
+    outside_v4: Ipv4Addr,
+    outside_v6: Ipv6Addr,
+}
+
+/// The way of what is to be judged.
+pub const L7: Way = Way {
+    outside: "enf-l7",
+    inside: "l7",
+    outside_mac: [0x02, 0x45, 0x4e, 0x46, 0x77, 0x01],
+    inside_mac: [0x02, 0x45, 0x4e, 0x46, 0x77, 0x02],
+    outside_v4: Ipv4Addr::new(169, 254, 77, 1),
+    outside_v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 1),
+};
+
+/// The way of what is to be refused.
+pub const REJ: Way = Way {
+    outside: "enf-rej",
+    inside: "rej",
+    outside_mac: [0x02, 0x45, 0x4e, 0x46, 0x77, 0x11],
+    inside_mac: [0x02, 0x45, 0x4e, 0x46, 0x77, 0x12],
+    outside_v4: Ipv4Addr::new(169, 254, 77, 2),
+    outside_v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 2),
+};
+
+/// Routing table, in the namespace, in which every address is local.
+const ALL_LOCAL: u32 = 100;
+const TABLE_MAIN: u32 = 254;
+const TABLE_LOCAL: u32 = 255;
+
+/// A link that is in place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Port {
+    /// Index of the node's end.
+    pub outside: u32,
+    /// Index of the far end, as the namespace numbers it.
+    pub inside: u32,
+    /// Link address of the far end.
+    pub inside_mac: [u8; 6],
+}
+
+/// The namespace with its links.
+#[derive(Debug)]
+pub struct ProxyNetns {
+    pub netns: Netns,
+    pub l7: Port,
+    pub rej: Port,
+    /// Id of the namespace as the node sees it.
+    pub id: i32,
+}
+
+/// What can go wrong with the proxy's namespace.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyNetnsError {
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error("cannot set `{name}` to {value}")]
+    Sysctl {
+        name: String,
+        value: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("link `{0}` is gone right after it was made")]
+    Vanished(&'static str),
+}
+
+/// Makes the namespace `name` with its links, or takes over the one that is there and mends what is
+/// missing. `mtu` is the least of the pods' links.
+pub async fn ensure(name: &str, mtu: u32) -> Result<ProxyNetns, ProxyNetnsError> {
+    let node = Netns::current()?;
+    let outside = netlink::connect(&node)?;
+    let (netns, made) = match Netns::named(name)? {
+        Some(netns) => (netns, false),
+        None => (Netns::create(name)?, true),
+    };
+    let built = build(&outside, &node, &netns, mtu).await;
+    if built.is_err() && made {
+        // Nothing half-made stays behind; the links end with the namespace.
+        remove(name).await?;
+    }
+    let (l7, rej, id) = built?;
+    Ok(ProxyNetns { netns, l7, rej, id })
+}
+
+/// Removes the namespace and its links. Whether there was anything.
+pub async fn remove(name: &str) -> Result<bool, ProxyNetnsError> {
+    let outside = netlink::connect(&Netns::current()?)?;
+    let mut found = false;
+    for way in [&L7, &REJ] {
+        if let Some(link) = netlink::link(&outside, way.outside).await? {
+            delete(&outside, &link).await?;
+            found = true;
+        }
+    }
+    Ok(netns::remove(name)? || found)
+}
+
+/// The node's end of the way of what is to be judged, for attaching.
+pub fn outside_link(proxy: &ProxyNetns) -> Link {
+    Link {
+        index: proxy.l7.outside,
+        name: L7.outside.into(),
+        ..Link::default()
+    }
+}
+
+async fn build(
+    outside: &Handle,
+    node: &Netns,
+    netns: &Netns,
+    mtu: u32,
+) -> Result<(Port, Port, i32), ProxyNetnsError> {
+    let inside = netlink::connect(netns)?;
+    let l7 = ensure_link(outside, &inside, node, netns, &L7, mtu).await?;
+    let rej = ensure_link(outside, &inside, node, netns, &REJ, mtu).await?;
+    netns.enter(inside_sysctls)??;
+    ensure_routes(&inside, &l7).await?;
+    let id = netlink::netns_id(outside, netns).await?;
+    Ok((l7, rej, id))
+}
+
+async fn ensure_link(
+    outside: &Handle,
+    inside: &Handle,
+    node: &Netns,
+    netns: &Netns,
+    way: &'static Way,
+    mtu: u32,
+) -> Result<Port, ProxyNetnsError> {
+    let there = netlink::link(outside, way.outside).await?;
+    let far = netlink::link(inside, way.inside).await?;
+    let whole = matches!((&there, &far), (Some(a), Some(b)) if a.is_veth && a.peer == b.index && b.peer == a.index);
+    if !whole {
+        for (handle, stale) in [(outside, &there), (inside, &far)] {
+            if let Some(link) = stale {
+                // The other end may have taken it along.
+                if netlink::link(handle, &link.name).await?.is_some() {
+                    delete(handle, link).await?;
+                }
+            }
+        }
+        add_link(outside, netns, way, mtu).await?;
+    }
+    let near = netlink::link(outside, way.outside)
+        .await?
+        .ok_or(ProxyNetnsError::Vanished(way.outside))?;
+    let far = netlink::link(inside, way.inside)
+        .await?
+        .ok_or(ProxyNetnsError::Vanished(way.inside))?;
+    node.enter(|| outside_sysctls(way.outside))??;
+    bring_up(outside, &near, mtu).await?;
+    bring_up(inside, &far, mtu).await?;
+    // Loose reverse-path filtering refuses everything on a device without an IPv4 address.
+    outside
+        .address()
+        .add(near.index, IpAddr::V4(way.outside_v4), 32)
+        .replace()
+        .execute()
+        .await
+        .map_err(request("give an address to", way.outside))?;
+    for gateway in [IpAddr::V4(way.outside_v4), IpAddr::V6(way.outside_v6)] {
+        inside
+            .neighbours()
+            .add(far.index, gateway)
+            .link_layer_address(&way.outside_mac)
+            .state(NeighbourState::Permanent)
+            .replace()
+            .execute()
+            .await
+            .map_err(request("name the neighbour of", way.inside))?;
+    }
+    Ok(Port {
+        outside: near.index,
+        inside: far.index,
+        inside_mac: way.inside_mac,
+    })
+}
+
+async fn add_link(
+    outside: &Handle,
+    netns: &Netns,
+    way: &Way,
+    mtu: u32,
+) -> Result<(), NetlinkError> {
+    let mut peer = LinkMessageBuilder::<LinkUnspec>::new()
+        .name(way.inside)
+        .address(way.inside_mac.to_vec())
+        .mtu(mtu)
+        .build();
+    peer.attributes
+        .push(LinkAttribute::NetNsFd(netns.as_fd().as_raw_fd()));
+    let message = LinkMessageBuilder::<LinkVeth>::new(way.outside, way.inside)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .address(way.outside_mac.to_vec())
+        .mtu(mtu)
+        .build();
+    outside
+        .link()
+        .add(message)
+        .execute()
+        .await
+        .map_err(request("make link", way.outside))
+}
+
+async fn bring_up(handle: &Handle, link: &Link, mtu: u32) -> Result<(), NetlinkError> {
+    let message = LinkUnspec::new_with_index(link.index).mtu(mtu).up().build();
+    handle
+        .link()
+        .set(message)
+        .execute()
+        .await
+        .map_err(request("bring up", &link.name))
+}
+
+async fn delete(handle: &Handle, link: &Link) -> Result<(), NetlinkError> {
+    handle
+        .link()
+        .del(link.index)
+        .execute()
+        .await
+        .map_err(request("delete link", &link.name))
+}
+
+/// Loopback up, everything local for what comes in, everything else back to the node.
+async fn ensure_routes(inside: &Handle, l7: &Port) -> Result<(), ProxyNetnsError> {
+    let lo = netlink::link(inside, "lo")
+        .await?
+        .ok_or(ProxyNetnsError::Vanished("lo"))?;
+    bring_up(inside, &lo, lo.mtu).await?;
+    let v4 = || RouteMessageBuilder::<Ipv4Addr>::new();
+    let v6 = || RouteMessageBuilder::<Ipv6Addr>::new();
+    let local4 = |table| {
+        v4().table_id(table)
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .output_interface(lo.index)
+            .build()
+    };
+    let routes = [
+        v4().output_interface(l7.inside)
+            .gateway(L7.outside_v4)
+            .onlink()
+            .build(),
+        v6().output_interface(l7.inside)
+            .gateway(L7.outside_v6)
+            .build(),
+        local4(ALL_LOCAL),
+        // A reset that belongs to no socket is only sent from an address that the namespace calls
+        // local; with `main` asked first it still finds its way out.
+        local4(TABLE_LOCAL),
+        v6().table_id(ALL_LOCAL)
+            .kind(RouteType::Local)
+            .scope(RouteScope::Host)
+            .output_interface(lo.index)
+            .build(),
+    ];
+    for route in routes {
+        add_route(inside, route).await?;
+    }
+    for way in [&L7, &REJ] {
+        add_rule(inside, IpVersion::V4, 10, ALL_LOCAL, Some(way.inside)).await?;
+        add_rule(inside, IpVersion::V6, 10, ALL_LOCAL, Some(way.inside)).await?;
+    }
+    add_rule(inside, IpVersion::V4, 15, TABLE_MAIN, None).await?;
+    add_rule(inside, IpVersion::V4, 20, TABLE_LOCAL, None).await?;
+    remove_first_rule(inside).await?;
+    Ok(())
+}
+
+async fn add_route(inside: &Handle, route: RouteMessage) -> Result<(), NetlinkError> {
+    inside
+        .route()
+        .add(route)
+        .replace()
+        .execute()
+        .await
+        .map_err(request("add a route to", "the proxy's namespace"))
+}
+
+async fn add_rule(
+    inside: &Handle,
+    version: IpVersion,
+    priority: u32,
+    table: u32,
+    input: Option<&str>,
+) -> Result<(), NetlinkError> {
+    let mut rule = inside
+        .rule()
+        .add()
+        .priority(priority)
+        .table_id(table)
+        .action(RuleAction::ToTable);
+    if let Some(name) = input {
+        rule = rule.input_interface(name);
+    }
+    let added = match version {
+        IpVersion::V4 => rule.v4().execute().await,
+        IpVersion::V6 => rule.v6().execute().await,
+    };
+    match added {
+        Err(rtnetlink::Error::NetlinkError(error))
+            if error.raw_code() == -rustix::io::Errno::EXIST.raw_os_error() =>
+        {
+            Ok(())
+        }
+        other => other.map_err(request("add a rule to", "the proxy's namespace")),
+    }
+}
+
+/// Takes away the IPv4 rule that asks table `local` before all others.
+async fn remove_first_rule(inside: &Handle) -> Result<(), NetlinkError> {
+    let rules: Vec<_> = inside
+        .rule()
+        .get(IpVersion::V4)
+        .execute()
+        .try_collect()
+        .await
+        .map_err(request("list the rules of", "the proxy's namespace"))?;
+    for rule in rules {
+        let first = !rule
+            .attributes
+            .iter()
+            .any(|a| matches!(a, RuleAttribute::Priority(priority) if *priority > 0));
+        if first {
+            inside
+                .rule()
+                .del(rule)
+                .execute()
+                .await
+                .map_err(request("remove a rule from", "the proxy's namespace"))?;
+        }
+    }
+    Ok(())
+}
+
+fn outside_sysctls(name: &str) -> Result<(), ProxyNetnsError> {
+    // The effective rp_filter is the larger of this one and that of `all`: 2 is loose, whatever the
+    // node has chosen for its other devices.
+    write_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
+    write_sysctl(&format!("net/ipv4/conf/{name}/forwarding"), "1")?;
+    if !ipv6_is_there() {
+        return Ok(());
+    }
+    write_sysctl(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+    write_sysctl(&format!("net/ipv6/conf/{name}/addr_gen_mode"), "1")
+}
+
+fn inside_sysctls() -> Result<(), ProxyNetnsError> {
+    for name in ["all", "default", L7.inside, REJ.inside] {
+        write_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "0")?;
+    }
+    // What the proxy sends to a pod may meet a smaller link on the way.
+    write_sysctl("net/ipv4/tcp_mtu_probing", "1")?;
+    // A client that comes back on the same port must not wait for our leg's old connection.
+    write_sysctl("net/ipv4/tcp_tw_reuse", "1")?;
+    write_sysctl("net/core/somaxconn", "4096")?;
+    if !ipv6_is_there() {
+        return Ok(());
+    }
+    for name in [L7.inside, REJ.inside] {
+        write_sysctl(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
+        write_sysctl(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
+    }
+    Ok(())
+}
+
+fn ipv6_is_there() -> bool {
+    std::path::Path::new("/proc/sys/net/ipv6").exists()
+}
+
+fn write_sysctl(name: &str, value: &'static str) -> Result<(), ProxyNetnsError> {
+    std::fs::write(format!("/proc/sys/{name}"), value).map_err(|source| ProxyNetnsError::Sysctl {
+        name: name.into(),
+        value,
+        source,
+    })
+}

@@ -1,0 +1,170 @@
+//! Verdicts for people and programs: one line each, and the counters.
+//!
+//! A kernel event names an activation and a cell; [`Reporter`] turns it into policy, rule and pod
+//! names by the records of exactly that activation, so attribution cannot drift from enforcement.
+
+pub mod counters;
+pub mod events;
+pub mod line;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::IpAddr,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use enforcer_ebpf::{event::Event, reason::Reason, words::Cell};
+use policyc::cluster::Cluster;
+use tokio::sync::broadcast;
+
+pub use line::{Peer, Verdict, VerdictLine};
+
+use crate::{apply::Generation, flows::address_of};
+
+/// Lines that a slow listener may lag behind before it loses some.
+const LAG_MAX: usize = 4096;
+/// Activations whose records are kept for events that are still on their way.
+const GENERATIONS_KEPT: usize = 4;
+
+/// Expands events and hands them to whoever listens.
+#[derive(Debug)]
+pub struct Reporter {
+    listeners: broadcast::Sender<Arc<VerdictLine>>,
+    generations: RwLock<VecDeque<Arc<Generation>>>,
+    names: RwLock<BTreeMap<IpAddr, String>>,
+    next: AtomicU64,
+    /// Wall clock minus the kernel's, in nanoseconds.
+    boot: i128,
+}
+
+impl Reporter {
+    pub fn new() -> Self {
+        Self {
+            listeners: broadcast::Sender::new(LAG_MAX),
+            generations: RwLock::default(),
+            names: RwLock::default(),
+            next: AtomicU64::new(1),
+            boot: line::boot_time_ns(),
+        }
+    }
+
+    /// From now on events may name this activation.
+    pub fn activate(&self, generation: Arc<Generation>) {
+        let mut kept = self
+            .generations
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.retain(|old| old.epoch != generation.epoch);
+        kept.push_back(generation);
+        while kept.len() > GENERATIONS_KEPT {
+            kept.pop_front();
+        }
+    }
+
+    /// Whose addresses are whose.
+    pub fn name_pods(&self, cluster: &Cluster) {
+        let names = cluster
+            .pods
+            .iter()
+            .filter(|pod| !pod.finished && !pod.template.host_network)
+            .flat_map(|pod| {
+                let name = format!("{}/{}", pod.namespace, pod.name);
+                pod.ips.iter().map(move |ip| (*ip, name.clone()))
+            })
+            .collect();
+        *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Every line from now on.
+    pub fn listen(&self) -> broadcast::Receiver<Arc<VerdictLine>> {
+        self.listeners.subscribe()
+    }
+
+    /// Reports a kernel event.
+    pub fn event(&self, event: &Event) {
+        if self.listeners.receiver_count() == 0 {
+            return;
+        }
+        let line = self.expand(event);
+        self.line(line);
+    }
+
+    /// Reports a line that was made elsewhere: by the proxy.
+    pub fn line(&self, line: VerdictLine) {
+        // Nobody listening is fine.
+        let _listeners = self.listeners.send(Arc::new(line));
+    }
+
+    /// A number that no other line of this agent has.
+    pub fn number(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// The pod that holds an address, or the address.
+    pub fn peer(&self, address: IpAddr) -> Peer {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        match names.get(&address) {
+            Some(name) => Peer::Pod(name.clone()),
+            None => Peer::Ip { ip: address },
+        }
+    }
+
+    fn expand(&self, event: &Event) -> VerdictLine {
+        let generation = self.generation(event.epoch);
+        let cell = Cell(event.cell);
+        let attribution = generation
+            .as_ref()
+            .and_then(|g| g.attributions.get(cell.record() as usize))
+            .filter(|_| cell.record() != 0)
+            .cloned()
+            .unwrap_or_default();
+        let reason = Reason::from_number(event.reason);
+        let source = address_of(&event.source);
+        let destination = address_of(&event.destination);
+        let ns = i128::from(event.time_high) << 32 | i128::from(event.time_low);
+        VerdictLine {
+            id: format!("{}-{}", event.epoch, self.number()),
+            time: line::rfc3339(self.boot + ns),
+            src: self.peer(source),
+            src_ip: source,
+            src_port: event.source_port,
+            dst: self.peer(destination),
+            dst_ip: destination,
+            port: event.destination_port,
+            protocol: line::protocol(event.protocol),
+            verdict: reason.map_or(Verdict::Deny, Verdict::of),
+            layer: policyc::request::Layer::L4,
+            reason: attribution.cause.map_or_else(
+                || line::reason_name(event.reason),
+                |cause| line::cause_name(&cause),
+            ),
+            datapath: line::reason_name(event.reason),
+            policy: attribution.policy,
+            rule: attribution.rule,
+            audit: attribution.audit,
+            dry_run: attribution.dry_run,
+            hook: line::hook_name(event.hook).into(),
+            epoch: event.epoch,
+            generation: generation.map_or(0, |g| g.generation),
+            http: None,
+        }
+    }
+
+    fn generation(&self, epoch: u32) -> Option<Arc<Generation>> {
+        self.generations
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+            .find(|generation| generation.epoch == epoch)
+            .cloned()
+    }
+}
+
+impl Default for Reporter {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,219 @@
+//! One verdict as one line: JSON that has at least the fields of a request to `policyc eval`, or
+//! text for a terminal.
+
+use std::{fmt, net::IpAddr};
+
+use enforcer_ebpf::reason::Reason;
+use policyc::request::{Cause, DryRunHit, Hit, Layer};
+use serde::{Deserialize, Serialize};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+/// A verdict with its cause.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VerdictLine {
+    /// Unique among the lines of one agent.
+    pub id: String,
+    /// RFC 3339, UTC.
+    pub time: String,
+    pub src: Peer,
+    pub src_ip: IpAddr,
+    pub src_port: u16,
+    pub dst: Peer,
+    pub dst_ip: IpAddr,
+    pub port: u16,
+    /// `tcp`, `http`, `tls`, or the name or number of another IP protocol.
+    pub protocol: String,
+    pub verdict: Verdict,
+    pub layer: Layer,
+    /// The policies' cause where they decided, else the datapath's reason.
+    pub reason: String,
+    /// The datapath's reason.
+    pub datapath: String,
+    /// `namespace/name`
+    pub policy: Option<String>,
+    /// Counted from 0.
+    pub rule: Option<u32>,
+    pub audit: Vec<Hit>,
+    pub dry_run: Vec<DryRunHit>,
+    /// `to_pod`, `from_pod`, `from_l7` or `proxy`.
+    pub hook: String,
+    /// Activation that judged.
+    pub epoch: u32,
+    /// Generation of its bundle.
+    pub generation: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<policyc::request::Http>,
+}
+
+/// A pod as `namespace/name`, or an address that no pod holds.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Peer {
+    Pod(String),
+    Ip { ip: IpAddr },
+}
+
+/// What became of a packet or a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    Allow,
+    Deny,
+    /// Steered to the proxy, which will say.
+    Ask,
+}
+
+impl Verdict {
+    /// What a reason means for the packet.
+    pub fn of(reason: Reason) -> Self {
+        match reason {
+            Reason::Steered => Self::Ask,
+            Reason::Allowed
+            | Reason::Outbound
+            | Reason::OutboundOpened
+            | Reason::Proxied
+            | Reason::Upstream
+            | Reason::BareReset
+            | Reason::HostProbe
+            | Reason::NonTcp
+            | Reason::NotEnrolled
+            | Reason::LinkControl
+            | Reason::AuditWouldDeny
+            | Reason::AuditWouldAsk
+            | Reason::MasqueradedSource
+            | Reason::Paused => Self::Allow,
+            _ => Self::Deny,
+        }
+    }
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(name) => f.write_str(name),
+            Self::Ip { ip } => write!(f, "{ip}"),
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Ask => "ask",
+        })
+    }
+}
+
+/// For a terminal: `12:34:56.789 deny  default/frontend -> default/backend:80 tcp  deny_rule default/deny-all[0]`
+impl fmt::Display for VerdictLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let time = self.time.get(11..23).unwrap_or(&self.time);
+        write!(
+            f,
+            "{time} {:5} {} -> {}:{} {}",
+            self.verdict, self.src, self.dst, self.port, self.protocol
+        )?;
+        if let Some(http) = &self.http {
+            write!(f, " {} {}", http.method, http.path)?;
+        }
+        write!(f, "  {}", self.reason)?;
+        if self.reason != self.datapath {
+            write!(f, " ({})", self.datapath)?;
+        }
+        if let Some(policy) = &self.policy {
+            write!(f, " by {policy}")?;
+            if let Some(rule) = self.rule {
+                write!(f, "[{rule}]")?;
+            }
+        }
+        for hit in &self.audit {
+            write!(f, " audit:{}[{}]", hit.policy, hit.rule)?;
+        }
+        for hit in &self.dry_run {
+            write!(f, " dry-run {}:{}[{}]", hit.action, hit.policy, hit.rule)?;
+        }
+        Ok(())
+    }
+}
+
+/// The word for a reason's number.
+pub fn reason_name(number: u8) -> String {
+    Reason::from_number(number).map_or_else(|| format!("reason_{number}"), |r| r.name().into())
+}
+
+/// The word for a cause, as `policyc eval` writes it.
+pub fn cause_name(cause: &Cause) -> String {
+    match serde_json::to_value(cause) {
+        Ok(serde_json::Value::String(name)) => name,
+        _ => format!("{cause:?}"),
+    }
+}
+
+/// The word for a hook's number.
+pub fn hook_name(number: u8) -> &'static str {
+    match number {
+        0 => "to_pod",
+        1 => "from_pod",
+        2 => "from_l7",
+        _ => "proxy",
+    }
+}
+
+/// The word for an IP protocol.
+pub fn protocol(number: u8) -> String {
+    match number {
+        1 => "icmp".into(),
+        6 => "tcp".into(),
+        17 => "udp".into(),
+        58 => "icmpv6".into(),
+        132 => "sctp".into(),
+        other => other.to_string(),
+    }
+}
+
+/// When the node was booted: nanoseconds since 1970.
+pub fn boot_time_ns() -> i128 {
+    let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let since_boot = i128::from(since_boot.tv_sec) * 1_000_000_000 + i128::from(since_boot.tv_nsec);
+    OffsetDateTime::now_utc().unix_timestamp_nanos() - since_boot
+}
+
+/// A point in time, given in nanoseconds since 1970.
+pub fn rfc3339(nanoseconds: i128) -> String {
+    OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)
+        .ok()
+        .and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_a_verdict_and_only_steering_asks() {
+        let asks: Vec<_> = Reason::ALL
+            .iter()
+            .filter(|reason| Verdict::of(**reason) == Verdict::Ask)
+            .collect();
+        assert_eq!(asks, [&Reason::Steered]);
+        for refused in [
+            Reason::Denied,
+            Reason::UnknownIdentity,
+            Reason::RedirectUnavailable,
+            Reason::NoTable,
+            Reason::ReplyRefused,
+            Reason::OutboundQuota,
+        ] {
+            assert_eq!(Verdict::of(refused), Verdict::Deny, "{}", refused.name());
+        }
+        assert_eq!(Verdict::of(Reason::Allowed), Verdict::Allow);
+    }
+
+    #[test]
+    fn causes_are_named_as_eval_names_them() {
+        assert_eq!(cause_name(&Cause::NoAllowMatched), "no_allow_matched");
+    }
+}

@@ -1,0 +1,261 @@
+//! The tables in the kernel: slots, the words in them, and the one store that switches.
+//!
+//! A slot is an array map of one element whose value is the whole table, mapped into our memory.
+//! [`Tables::publish`] writes the idle slot and then stores its number into ACTIVE: no packet is
+//! judged by a mixture, and whatever fails before that store changes nothing. A slot that was active
+//! is written again only after a grace period, when no processor can still be reading it.
+
+mod create;
+mod memory;
+
+use std::io;
+
+use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
+use enforcer_ebpf::{
+    maps::{ACTIVE_WORDS, active},
+    words::{ABI, CAPACITY_MAX, MAGIC, RECORDS_MAX, SLOTS, header},
+};
+
+pub use create::{CreateError, create_outer};
+pub use memory::Memory;
+
+/// Value of ACTIVE's words while there is no such table.
+const NONE: u32 = u32::MAX;
+/// Slots that take turns. The third is for a table that is only evaluated beside the active one.
+const TURNS: u32 = 2;
+const _: () = assert!(TURNS < SLOTS);
+
+/// The slots, and the word that names the active one.
+#[derive(Debug)]
+pub struct Tables {
+    outer: ArrayOfMaps<MapData, MapData>,
+    active: Memory,
+    slots: [Option<Slot>; SLOTS as usize],
+    capacity: u32,
+}
+
+#[derive(Debug)]
+struct Slot {
+    map: MapData,
+    memory: Memory,
+    /// It was active, and no grace period has passed since.
+    read_lately: bool,
+}
+
+/// What can go wrong with the tables. Whatever it is, the active table stays as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    #[error(
+        "the table has {length} words, and a slot holds {capacity}: start the agent with --capacity={needed}"
+    )]
+    Capacity {
+        length: usize,
+        capacity: u32,
+        needed: usize,
+    },
+    #[error("the table's header says `{what}` = {found}, expected {expected}")]
+    Header {
+        what: &'static str,
+        found: u32,
+        expected: u32,
+    },
+    #[error("the table names {found} records, more than {RECORDS_MAX}")]
+    Records { found: u32 },
+    #[error("cannot {operation} slot {slot}")]
+    Slot {
+        operation: &'static str,
+        slot: u32,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error(transparent)]
+    Create(#[from] CreateError),
+    #[error("cannot map {object} into memory")]
+    Map {
+        object: &'static str,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A table that has just become active.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Published {
+    pub slot: u32,
+    pub epoch: u32,
+    /// The slot that was active before.
+    pub previous: Option<u32>,
+}
+
+impl Tables {
+    /// Takes over the maps TABLES and ACTIVE, whatever they hold: after a restart of the agent, the
+    /// table that went on judging meanwhile.
+    pub fn adopt(outer: Map, active: &MapData, capacity: u32) -> Result<Self, TableError> {
+        let active = Memory::of_words(active, ACTIVE_WORDS).map_err(|source| TableError::Map {
+            object: "ACTIVE",
+            source,
+        })?;
+        let mut tables = Self {
+            outer: outer.try_into().map_err(failed("reach", 0))?,
+            active,
+            slots: [None, None, None],
+            capacity,
+        };
+        for slot in 0..TURNS {
+            tables.slots[slot as usize] = tables.open(slot)?;
+        }
+        if tables.active_slot().is_none() {
+            // Fresh maps read 0, which would name a slot that holds nothing.
+            tables.active.store(active::TABLE, NONE);
+        }
+        tables.active.store(active::SHADOW, NONE);
+        Ok(tables)
+    }
+
+    /// Words that a slot holds.
+    pub fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
+    /// The slot whose table judges, if one does.
+    pub fn active_slot(&self) -> Option<u32> {
+        let slot = self.active.load(active::TABLE);
+        let memory = &self.slots.get(slot as usize)?.as_ref()?.memory;
+        let valid = memory.load(header::MAGIC) == MAGIC && memory.load(header::ABI) == ABI;
+        valid.then_some(slot)
+    }
+
+    /// Activation number of the active table; 0 when there is none.
+    pub fn epoch(&self) -> u32 {
+        self.read_active(header::EPOCH)
+    }
+
+    /// A word of the active table; 0 when there is none, or outside the table.
+    pub fn read_active(&self, index: u32) -> u32 {
+        self.active_slot()
+            .and_then(|slot| self.slots[slot as usize].as_ref())
+            .map_or(0, |slot| slot.memory.load(index))
+    }
+
+    /// The slot that the next table goes to.
+    pub fn idle_slot(&self) -> u32 {
+        self.active_slot().map_or(0, |slot| (slot + 1) % TURNS)
+    }
+
+    /// Makes `words` the active table. Blocks for a grace period, some 10 ms, when the idle slot was
+    /// active before.
+    pub fn publish(&mut self, words: &[u32]) -> Result<Published, TableError> {
+        self.check(words)?;
+        let previous = self.active_slot();
+        let slot = self.idle_slot();
+        self.prepare(slot)?;
+        if let Some(idle) = &mut self.slots[slot as usize] {
+            write(&mut idle.memory, words);
+        }
+        self.active.store(active::TABLE, slot);
+        if let Some(old) = previous.and_then(|slot| self.slots[slot as usize].as_mut()) {
+            old.read_lately = true;
+        }
+        Ok(Published {
+            slot,
+            epoch: words[header::EPOCH as usize],
+            previous,
+        })
+    }
+
+    /// Whether `words` may become the active table.
+    pub fn check(&self, words: &[u32]) -> Result<(), TableError> {
+        let word = |index: u32| words.get(index as usize).copied().unwrap_or(0);
+        let expect = |what, index, expected| match word(index) {
+            found if found == expected => Ok(()),
+            found => Err(TableError::Header {
+                what,
+                found,
+                expected,
+            }),
+        };
+        if words.len() > self.capacity.min(CAPACITY_MAX) as usize {
+            return Err(TableError::Capacity {
+                length: words.len(),
+                capacity: self.capacity,
+                needed: words.len().next_power_of_two(),
+            });
+        }
+        expect("magic", header::MAGIC, MAGIC)?;
+        expect("ABI", header::ABI, ABI)?;
+        let length = u32::try_from(words.len()).unwrap_or(u32::MAX);
+        expect("length", header::LENGTH, length)?;
+        match word(header::RECORDS_COUNT) {
+            found if found > RECORDS_MAX => Err(TableError::Records { found }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Makes sure that a slot is there and that nobody reads it.
+    fn prepare(&mut self, slot: u32) -> Result<(), TableError> {
+        match &mut self.slots[slot as usize] {
+            Some(idle) if idle.read_lately => {
+                // Storing into a map of maps waits until no program can hold what was there before;
+                // storing the same map is a grace period and nothing else.
+                self.outer
+                    .set(slot, &idle.map, 0)
+                    .map_err(failed("wait for the readers of", slot))?;
+                idle.read_lately = false;
+            }
+            Some(_) => {}
+            None => {
+                let map = create::inner(self.capacity)?;
+                self.outer
+                    .set(slot, &map, 0)
+                    .map_err(failed("fill", slot))?;
+                self.slots[slot as usize] = Some(Slot::of(map, self.capacity)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn open(&mut self, slot: u32) -> Result<Option<Slot>, TableError> {
+        match self.outer.get(&slot, 0) {
+            Ok(map) => {
+                let mut opened = Slot::of(map, self.capacity)?;
+                // Nobody knows what happened just before we came.
+                opened.read_lately = true;
+                Ok(Some(opened))
+            }
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(error) => Err(failed("open", slot)(error)),
+        }
+    }
+}
+
+impl Slot {
+    fn of(map: MapData, capacity: u32) -> Result<Self, TableError> {
+        let memory = Memory::of_words(&map, capacity).map_err(|source| TableError::Map {
+            object: "a table",
+            source,
+        })?;
+        Ok(Self {
+            map,
+            memory,
+            read_lately: false,
+        })
+    }
+}
+
+/// Writes a whole table: first invalid, then the body, last what makes it valid.
+fn write(memory: &mut Memory, words: &[u32]) {
+    let before = memory.load(header::LENGTH);
+    memory.store(header::MAGIC, 0);
+    memory.copy_from(words, header::MAGIC + 1);
+    let length = u32::try_from(words.len()).unwrap_or(u32::MAX);
+    memory.clear(length, before);
+    memory.store(header::MAGIC, words[header::MAGIC as usize]);
+}
+
+fn failed(operation: &'static str, slot: u32) -> impl FnOnce(MapError) -> TableError {
+    move |source| TableError::Slot {
+        operation,
+        slot,
+        source: Box::new(source),
+    }
+}

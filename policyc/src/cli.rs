@@ -1,7 +1,6 @@
 //! One file a command; this one knows their names and turns outcomes into exit codes.
 
 mod check;
-mod eval;
 mod explain;
 mod sources;
 
@@ -35,7 +34,6 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Args),
-    Eval(eval::Args),
     Explain(explain::Args),
 }
 
@@ -43,7 +41,6 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check(args) => check::run(&args),
-        Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
     };
     match outcome {

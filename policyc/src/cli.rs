@@ -1,6 +1,7 @@
 //! One file a command; this one knows their names and turns outcomes into exit codes.
 
 mod check;
+mod eval;
 mod explain;
 mod sources;
 
@@ -34,6 +35,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Args),
+    Eval(eval::Args),
     Explain(explain::Args),
 }
 
@@ -41,6 +43,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check(args) => check::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
     };
     match outcome {

@@ -1,6 +1,6 @@
 //! Runs folders of cases through an engine and compares verdicts: one folder a case, with
 //! `policies.yaml`, `cluster.yaml`, `requests.jsonl` (a request a line, each with the expected
-//! verdict), and `mesh.yaml` and `options.json` where they matter. Knows nothing of any engine.
+//! verdict), and `mesh.yaml` and `options.json` where they matter.
 
 use std::{
     fmt, fs,
@@ -11,11 +11,13 @@ use serde::Deserialize;
 
 use crate::{
     cluster::Cluster,
-    diagnostic::Severity,
+    diagnostic::{self, Severity},
+    engine,
     options::{CatchAllDeny, Options},
     oracle,
     read::{self, Input},
     request::{Expected, Judgement, Request},
+    resolve,
 };
 
 /// Seconds since 1970 at which cases are judged: 2026-01-01, so that no case changes with the day.
@@ -59,6 +61,44 @@ impl Engine for Oracle {
         request: &Request,
     ) -> Result<Judgement, String> {
         oracle::evaluate(cluster, request, options).map_err(|why| why.to_string())
+    }
+}
+
+/// The compiled table and the requests' engine. Each case is compiled once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tables;
+
+impl Engine for Tables {
+    fn name(&self) -> &str {
+        "tables"
+    }
+
+    fn judge(
+        &mut self,
+        cluster: &Cluster,
+        options: &Options,
+        request: &Request,
+    ) -> Result<Judgement, String> {
+        let mut answers = tables(cluster, options, std::slice::from_ref(request));
+        answers
+            .pop()
+            .unwrap_or_else(|| Err("no answer came back".into()))
+    }
+
+    fn judge_all(&mut self, case: &Case) -> Vec<Result<Judgement, String>> {
+        tables(&case.cluster, &case.options, &case.requests)
+    }
+}
+
+fn tables(
+    cluster: &Cluster,
+    options: &Options,
+    requests: &[Request],
+) -> Vec<Result<Judgement, String>> {
+    let nowhere = |_: &diagnostic::At| (String::new(), 0);
+    match resolve::resolve(cluster, options.catch_all_deny, &options.jwks, &nowhere) {
+        Ok(program) => engine::judge(&program, cluster, requests, options.now),
+        Err(why) => vec![Err(why.to_string()); requests.len()],
     }
 }
 
@@ -156,11 +196,21 @@ pub struct Report {
 
 /// Runs every case of a folder, in the order of their names.
 pub fn run(folder: &Path, engine: &mut dyn Engine) -> Result<Report, CaseError> {
-    let mut folders = Vec::new();
+    let cases = cases(folder)?;
+    Ok(Report {
+        engine: engine.name().into(),
+        folder: folder.into(),
+        cases: cases.iter().map(|case| run_case(case, engine)).collect(),
+    })
+}
+
+/// Reads every case of a folder, in the order of their names.
+pub fn cases(folder: &Path) -> Result<Vec<Case>, CaseError> {
     let failed = |source| CaseError::Read {
         path: folder.into(),
         source,
     };
+    let mut folders = Vec::new();
     for entry in fs::read_dir(folder).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         if path.is_dir() {
@@ -173,15 +223,7 @@ pub fn run(folder: &Path, engine: &mut dyn Engine) -> Result<Report, CaseError> 
         });
     }
     folders.sort();
-    let mut cases = Vec::new();
-    for folder in folders {
-        cases.push(run_case(&Case::read(&folder)?, engine));
-    }
-    Ok(Report {
-        engine: engine.name().into(),
-        folder: folder.into(),
-        cases,
-    })
+    folders.iter().map(|folder| Case::read(folder)).collect()
 }
 
 /// Runs one case.

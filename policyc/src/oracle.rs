@@ -41,11 +41,11 @@ mod unjudgeable;
 #[cfg(test)]
 mod tests;
 
+pub use crate::options::Options;
 pub use unjudgeable::Unjudgeable;
 
 use crate::{
     cluster::{Cluster, Protocol, Service},
-    options::Options,
     request::{Cause, Expected, Judgement, Layer, Request, Wire},
 };
 use facts::{Facts, Spoken, Workload};

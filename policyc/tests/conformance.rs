@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use policyc::conformance::{Case, Engine, Oracle, run};
+use policyc::conformance::{Case, Engine, Oracle, Tables, cases, run};
 
 /// The folders to run: the project's own always.
 fn folders() -> Vec<PathBuf> {
@@ -18,7 +18,7 @@ fn folders() -> Vec<PathBuf> {
 }
 
 fn engines() -> Vec<Box<dyn Engine>> {
-    vec![Box::new(Oracle)]
+    vec![Box::new(Oracle), Box::new(Tables)]
 }
 
 #[test]
@@ -34,6 +34,36 @@ fn every_request_is_judged_as_expected() {
             );
         }
     }
+}
+
+#[test]
+fn the_engines_agree_to_the_last_field() {
+    let mut differences = Vec::new();
+    for folder in folders() {
+        for case in cases(&folder).unwrap() {
+            let (oracle, tables) = (Oracle.judge_all(&case), Tables.judge_all(&case));
+            assert_eq!(
+                (oracle.len(), tables.len()),
+                (case.requests.len(), case.requests.len()),
+                "{}: each engine answers each request once",
+                case.name
+            );
+            for ((request, oracle), tables) in case.requests.iter().zip(oracle).zip(tables) {
+                if oracle != tables {
+                    differences.push(format!(
+                        "{}:\n  oracle {oracle:?}\n  tables {tables:?}",
+                        request.id
+                    ));
+                }
+            }
+        }
+    }
+    assert!(
+        differences.is_empty(),
+        "{} requests are judged differently by the two engines:\n{}",
+        differences.len(),
+        differences.join("\n")
+    );
 }
 
 #[test]

@@ -1,2 +1,59 @@
-//! The project tasks.
-fn main() {}
+//! The project's own tasks: one match, a file a command. Knows how to call the other crates and
+//! nothing of what is in them.
+
+mod build;
+mod paths;
+mod setup;
+mod step;
+mod test;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own tasks.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 80)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Install what is needed to build the BPF programs and to run the tests
+    ///
+    /// Looks at what is there, and does nothing when all is. With root on Debian it installs the
+    /// rest; elsewhere it says what is missing and how to mend it. The other commands run it first.
+    Setup,
+    /// Build the BPF object, then policyc and enforcer in release mode
+    Build,
+    /// Run everything that CI runs: format, lints, host, kernel and live tests, one VM
+    ///
+    /// A test that cannot run on this machine says `skipped: reason`; with CI=true in the
+    /// environment that is a failure.
+    Test,
+    /// Run the kernel tests on Debian kernels in a virtual machine
+    VmTest {
+        /// Which kernel
+        #[arg(long, value_enum, default_value = "6.1")]
+        kernel: vm::Kernel,
+    },
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Command::Setup => setup::run(),
+        Command::Build => build::run(),
+        Command::Test => test::run(),
+        Command::VmTest { kernel } => vm::run(kernel),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

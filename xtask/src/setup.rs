@@ -1,0 +1,207 @@
+//! Installs what is needed and not there. Every need is probed at the real thing, a file or a
+//! program's own version, so that nothing is believed from an earlier run.
+
+mod needs;
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+
+use crate::{paths, step};
+use needs::{BPF_LINKER, Need};
+
+/// Downloads and builds take this long at most, on a slow line.
+const LIMIT: Duration = Duration::from_secs(1800);
+
+/// `cargo xtask setup`: says what it finds.
+///
+/// # Errors
+/// What is missing, when it cannot be installed here.
+pub fn run() -> Result<()> {
+    let toolchain = ready()?;
+    println!("ready: {}", toolchain.name());
+    Ok(())
+}
+
+/// What builds the BPF object.
+pub enum Toolchain {
+    /// Debian's own rustc and cargo, with a compiled core for BPF.
+    Debian,
+    /// rustup's nightly with the sources of core.
+    Nightly,
+}
+
+impl Toolchain {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Debian => "the BPF object is built by Debian's rustc-web",
+            Self::Nightly => "the BPF object is built by rustup's nightly toolchain",
+        }
+    }
+
+    /// `cargo` of that toolchain, with the given command, for the BPF target.
+    pub fn cargo(&self, command: &str) -> Command {
+        match self {
+            Self::Debian => {
+                // cargo looks for its subcommands in rustup's folder first.
+                let mut cargo = Command::new(match command {
+                    "clippy" => needs::DEBIAN_CLIPPY,
+                    _ => needs::DEBIAN_CARGO,
+                });
+                // rustup's variables would lead this cargo back to the stable toolchain.
+                cargo
+                    .env("CARGO", needs::DEBIAN_CARGO)
+                    .env("RUSTC", needs::DEBIAN_RUSTC)
+                    .env("RUSTC_BOOTSTRAP", "1")
+                    .env_remove("RUSTUP_TOOLCHAIN")
+                    .arg(command);
+                cargo
+            }
+            Self::Nightly => {
+                let mut cargo = Command::new("rustup");
+                cargo.env_remove("RUSTC").env_remove("CARGO");
+                cargo.args(["run", "nightly", "cargo", command, "-Z", "build-std=core"]);
+                cargo
+            }
+        }
+    }
+}
+
+/// Installs what is missing, if anything is, and says which toolchain there is. Silent and quick
+/// when nothing is to do.
+///
+/// # Errors
+/// What is missing, when it cannot be installed here.
+pub fn ready() -> Result<Toolchain> {
+    let missing = needs::missing();
+    if missing.is_empty() {
+        return Ok(needs::toolchain());
+    }
+    let root = rustix::process::geteuid().is_root();
+    if !root || paths::program("apt-get").is_none() {
+        bail!("{}", advice(&missing));
+    }
+    install(&missing)?;
+    let still = needs::missing();
+    if still.is_empty() {
+        return Ok(needs::toolchain());
+    }
+    bail!("installed, but not found afterwards\n{}", advice(&still))
+}
+
+fn install(missing: &[&Need]) -> Result<()> {
+    let packages: Vec<&str> = missing.iter().filter_map(|need| need.package).collect();
+    if !packages.is_empty() {
+        install_packages(&packages)?;
+    }
+    for need in missing.iter().filter(|need| need.package.is_none()) {
+        let title = format!("install {}", need.what);
+        let mut words = need.install.split(' ');
+        let program = words.next().context("every need can be installed")?;
+        let mut command = Command::new(program);
+        command.args(words);
+        if need.what == BPF_LINKER {
+            command.env("LLVM_PREFIX", needs::LLVM_PREFIX);
+        }
+        step::must(&title, &mut command, LIMIT)?;
+    }
+    Ok(())
+}
+
+/// The lists of packages may be absent or too old: then what is asked for is unknown or gone, and
+/// one update mends it.
+fn install_packages(packages: &[&str]) -> Result<()> {
+    let title = match packages {
+        [one] => format!("apt-get install {one}"),
+        many => format!("apt-get install ({} packages)", many.len()),
+    };
+    let mut install = apt_get("install");
+    install
+        .args(["--yes", "--no-install-recommends"])
+        .args(packages);
+    if lists_are_there() {
+        let done = step::run(&title, &mut install, LIMIT)?;
+        if done.success {
+            step::report("ok", &title, done.time, "");
+            return Ok(());
+        }
+    }
+    step::must("apt-get update", &mut apt_get("update"), LIMIT)?;
+    let mut install = apt_get("install");
+    install
+        .args(["--yes", "--no-install-recommends"])
+        .args(packages);
+    step::must(&title, &mut install, LIMIT).map(drop)
+}
+
+fn apt_get(command: &str) -> Command {
+    let mut apt = Command::new("apt-get");
+    apt.env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["-o", "DPkg::Lock::Timeout=300", command]);
+    apt
+}
+
+fn lists_are_there() -> bool {
+    fs::read_dir("/var/lib/apt/lists").is_ok_and(|entries| {
+        entries
+            .flatten()
+            .any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+    })
+}
+
+/// What a person must do where this program cannot.
+fn advice(missing: &[&Need]) -> String {
+    let mut text = String::from("this machine lacks what the project needs:\n");
+    for need in missing {
+        text += &format!("  - {}, {}\n", need.what, need.why);
+    }
+    let packages: Vec<&str> = missing.iter().filter_map(|need| need.package).collect();
+    text += "To mend it";
+    if Path::new("/etc/debian_version").exists() {
+        text += ", run `cargo xtask setup` as root, or by hand:\n";
+        if !packages.is_empty() {
+            text += &format!(
+                "  apt-get update && apt-get install --no-install-recommends {}\n",
+                packages.join(" ")
+            );
+        }
+    } else {
+        text += " (only Debian is set up by itself):\n";
+        if !packages.is_empty() {
+            text += &format!(
+                "  install the programs above; Debian's packages are {}\n",
+                packages.join(" ")
+            );
+            text += "  for the BPF compiler, instead of Debian's packages:\n    \
+                     rustup toolchain install nightly --component rust-src\n    \
+                     cargo install bpf-linker --version 0.13.0\n";
+        }
+    }
+    for need in missing.iter().filter(|need| need.package.is_none()) {
+        let variable = if need.what == BPF_LINKER && Path::new(needs::LLVM_PREFIX).exists() {
+            format!("LLVM_PREFIX={} ", needs::LLVM_PREFIX)
+        } else {
+            String::new()
+        };
+        text += &format!("  {variable}{}\n", need.install);
+    }
+    text.trim_end().into()
+}
+
+/// First line of what a program prints about itself; `None` where it does not run.
+fn says(program: &str, arguments: &[&str]) -> Option<String> {
+    let output = Command::new(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    output
+        .status
+        .success()
+        .then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}

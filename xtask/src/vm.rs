@@ -1,0 +1,153 @@
+//! Runs the project's static binaries on a Debian kernel in a virtual machine: fetch the kernel,
+//! pack an initramfs, boot, and read the verdict from one line on the serial console.
+
+mod initramfs;
+mod kernel;
+mod qemu;
+
+use std::{fmt::Write as _, path::PathBuf, time::Duration};
+
+use anyhow::{Result, bail, ensure};
+use clap::ValueEnum;
+
+use crate::{
+    build, setup,
+    step::{self, Done},
+};
+
+/// The guest says this when all of its programs succeeded, and nothing else counts as success.
+const SUCCESS: &str = "vm: success";
+
+/// Emulation is some ten times slower than the host.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// Test binaries that run in the guest, with the filter given to each.
+const GUEST_TESTS: &[(&str, &[&str])] = &[("network", &[])];
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Kernel {
+    /// Debian 12's own
+    #[value(name = "6.1")]
+    V6_1,
+    /// From Debian 12's backports
+    #[value(name = "6.12")]
+    V6_12,
+    /// The newest that Debian has
+    Latest,
+    /// One after the other
+    All,
+}
+
+/// A file of the host and where the guest finds it.
+pub struct GuestFile {
+    pub from: PathBuf,
+    pub to: String,
+}
+
+/// `cargo xtask vm-test`.
+///
+/// # Errors
+/// When a tool or kernel cannot be had, or a test fails on one of the kernels.
+pub fn run(kernel: Kernel) -> Result<()> {
+    let toolchain = setup::ready()?;
+    build::bpf(&toolchain)?;
+    let tests = static_tests()?;
+    let kernels: &[Kernel] = match &kernel {
+        Kernel::All => &[Kernel::V6_1, Kernel::V6_12, Kernel::Latest],
+        one => std::slice::from_ref(one),
+    };
+    let mut failed = Vec::new();
+    for kernel in kernels {
+        let done = test_on(*kernel, &tests)?;
+        let title = title(*kernel);
+        if done.success {
+            step::report("ok", title, done.time, &release(&done.output));
+        } else {
+            step::report("FAILED", title, done.time, &done.how);
+            print!("{}", done.output);
+            failed.push(title);
+        }
+    }
+    ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
+    Ok(())
+}
+
+/// The static test binaries: name and file.
+///
+/// # Errors
+/// When they do not compile.
+pub fn static_tests() -> Result<Vec<(String, PathBuf)>> {
+    let title = "build the static tests";
+    let (done, programs) =
+        build::static_programs(title, &["test", "--package", "tests", "--no-run"])?;
+    if !done.success {
+        step::report("FAILED", title, done.time, &done.how);
+        eprint!("{}", step::tail(&done.output));
+        bail!("{title}: {} (all of it: {})", done.how, done.log.display());
+    }
+    step::report("ok", title, done.time, "");
+    Ok(programs)
+}
+
+/// Runs the guest's tests on one kernel.
+///
+/// # Errors
+/// When the kernel cannot be had, or a test that should run in the guest does not exist.
+pub fn test_on(kernel: Kernel, tests: &[(String, PathBuf)]) -> Result<Done> {
+    let mut files = Vec::new();
+    let mut script = String::new();
+    for (name, filter) in GUEST_TESTS {
+        let Some((_, from)) = tests.iter().find(|(built, _)| built == name) else {
+            bail!("there is no test `{name}` to run in the guest");
+        };
+        let to = format!("/tests/deps/{name}");
+        writeln!(script, "check {to} --show-output {}", filter.join(" "))?;
+        files.push(GuestFile {
+            from: from.clone(),
+            to,
+        });
+    }
+    boot(kernel, title(kernel), &files, &script, |_| None)
+}
+
+/// Boots a kernel with these files and runs a shell script, in which `check PROGRAM...` runs what
+/// must succeed. `show` picks the lines that the reader sees while the guest runs.
+///
+/// # Errors
+/// When the kernel cannot be had or the machine cannot be started.
+pub fn boot(
+    kernel: Kernel,
+    title: &str,
+    files: &[GuestFile],
+    script: &str,
+    show: impl FnMut(&str) -> Option<String>,
+) -> Result<Done> {
+    let kernel = kernel::fetch(kernel)?;
+    let image = initramfs::pack(&kernel, files, script)?;
+    let accelerator = qemu::accelerator(&kernel)?;
+    let mut machine = qemu::command(&kernel, &image, accelerator);
+    let mut done = step::follow(title, &mut machine, LIMIT, show)?;
+    let verdict = done.output.lines().any(|line| line.trim() == SUCCESS);
+    if done.success && !verdict {
+        done.how = format!("the guest did not say `{SUCCESS}`");
+    }
+    done.success &= verdict;
+    Ok(done)
+}
+
+/// The kernel's release, as the guest says it, and how it ran.
+pub fn release(output: &str) -> String {
+    let line = output
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("vm: kernel "));
+    line.unwrap_or("no kernel booted").to_owned()
+}
+
+pub fn title(kernel: Kernel) -> &'static str {
+    match kernel {
+        Kernel::V6_1 => "VM with Debian's kernel 6.1",
+        Kernel::V6_12 => "VM with Debian's kernel 6.12",
+        Kernel::Latest => "VM with Debian's newest kernel",
+        Kernel::All => "VM with each kernel",
+    }
+}

@@ -2,6 +2,7 @@
 //! nothing of what is in them.
 
 mod build;
+mod demo;
 mod paths;
 mod setup;
 mod step;
@@ -22,6 +23,11 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Build everything and watch policies stop real requests, step by step
+    ///
+    /// Makes network namespaces of its own with real servers and clients, and takes them away
+    /// again. Without root or BPF it does the same in a virtual machine.
+    Demo,
     /// Install what is needed to build the BPF programs and to run the tests
     ///
     /// Looks at what is there, and does nothing when all is. With root on Debian it installs the
@@ -44,6 +50,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Demo => demo::run(),
         Command::Setup => setup::run(),
         Command::Build => build::run(),
         Command::Test => test::run(),

@@ -1,0 +1,259 @@
+//! The programs under demonstration, run as anybody would run them: `policyc` and `enforcer`.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::mpsc::{self, Receiver},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use serde_json::Value;
+use tests::{
+    netns::{Netns, Process},
+    ready,
+};
+
+use crate::scenario::Stage;
+
+/// A node is ready in well under a second; an emulated one is not.
+const START_LIMIT: Duration = Duration::from_secs(60);
+/// Between a verdict and its event.
+const EVENT_LIMIT: Duration = Duration::from_secs(5);
+
+/// Where everything of a run lies.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Folder of the programs.
+    pub programs: PathBuf,
+    /// Folder of the manifests.
+    pub examples: PathBuf,
+    /// Folder for bundles, the socket and the log.
+    pub state: PathBuf,
+    /// BPF file system of this run's own.
+    pub bpffs: PathBuf,
+    /// Name of the proxy's namespace.
+    pub proxy_netns: String,
+}
+
+/// Who decided about one connection, and where.
+#[derive(Clone, Debug)]
+pub struct Verdict {
+    /// `l4` or `l7`
+    pub layer: String,
+    pub reason: String,
+    pub policy: Option<String>,
+    pub rule: Option<u64>,
+}
+
+/// A running agent, and its verdicts.
+#[derive(Debug)]
+pub struct Agent {
+    inventory: &'static str,
+    verdicts: Receiver<Value>,
+    _monitor: Process,
+    _agent: Process,
+}
+
+impl Place {
+    /// Compiles a stage's manifests.
+    ///
+    /// # Errors
+    /// What `policyc` says.
+    pub fn compile(&self, stage: &Stage) -> Result<PathBuf> {
+        let bundle = self.state.join("bundle.bin");
+        let mut policyc = self.policyc("compile", stage);
+        output(policyc.arg("-o").arg(&bundle))?;
+        Ok(bundle)
+    }
+
+    /// What `policyc check` has to say about a stage's manifests.
+    ///
+    /// # Errors
+    /// When it cannot read them.
+    pub fn check(&self, stage: &Stage) -> Result<Vec<Value>> {
+        let text = output(self.policyc("check", stage).args(["--format", "json"]))?;
+        serde_json::from_str(&text).context("`policyc check --format json` prints an array")
+    }
+
+    /// Starts the agent on the node, or, where it runs with this inventory already, gives it the
+    /// new bundle.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub fn enforce(
+        &self,
+        running: Option<Agent>,
+        node: &Netns,
+        stage: &Stage,
+        bundle: &Path,
+    ) -> Result<Agent> {
+        match running {
+            Some(agent) if agent.inventory == stage.inventory => {
+                let mut load = self.enforcer("load");
+                output(load.arg(bundle).arg("--socket").arg(self.socket()))?;
+                Ok(agent)
+            }
+            before => {
+                // The old one's rules are enforced until the new one takes over.
+                drop(before);
+                self.start(node, stage, bundle)
+            }
+        }
+    }
+
+    /// Ends enforcement.
+    ///
+    /// # Errors
+    /// What the agent says.
+    pub fn detach(&self, node: &Netns) -> Result<()> {
+        let mut detach = self.enforcer("detach");
+        detach.arg("--socket").arg(self.socket());
+        node.enter(|| output(self.placed(&mut detach))).map(drop)
+    }
+
+    fn start(&self, node: &Netns, stage: &Stage, bundle: &Path) -> Result<Agent> {
+        let log = self.state.join("agent.log");
+        let mut run = self.enforcer("run");
+        run.arg("--bundle")
+            .arg(bundle)
+            .arg("--inventory")
+            .arg(self.examples.join(stage.inventory))
+            .arg("--socket")
+            .arg(self.socket())
+            .args(["--events", "all"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(File::create(&log).context("cannot write the agent's log")?);
+        // A killed agent leaves its socket behind; the new one's is to be waited for.
+        if self.socket().exists() {
+            std::fs::remove_file(self.socket())?;
+        }
+        let mut agent = node.process(self.placed(&mut run))?;
+        let socket = self.socket();
+        let mut ended = None;
+        let up = ready::until(START_LIMIT, || {
+            ended = agent.ended().ok().flatten();
+            ended.is_some() || UnixStream::connect(&socket).is_ok()
+        });
+        if let (Some(_), _) | (None, false) = (ended, up) {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            bail!("the agent did not start:\n{}", said.trim_end());
+        }
+        let (monitor, verdicts) = self.monitor(node)?;
+        Ok(Agent {
+            inventory: stage.inventory,
+            verdicts,
+            _monitor: monitor,
+            _agent: agent,
+        })
+    }
+
+    fn monitor(&self, node: &Netns) -> Result<(Process, Receiver<Value>)> {
+        let mut monitor = self.enforcer("monitor");
+        monitor
+            .args(["--format", "json", "--socket"])
+            .arg(self.socket())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        let mut process = node.process(&mut monitor)?;
+        let lines = process
+            .child()
+            .stdout
+            .take()
+            .context("its output is a pipe")?;
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(lines).lines().map_while(Result::ok) {
+                let sent = match serde_json::from_str(&line) {
+                    Ok(verdict) => sender.send(verdict),
+                    Err(error) => {
+                        eprintln!("`enforcer monitor` printed `{line}`: {error}");
+                        continue;
+                    }
+                };
+                if sent.is_err() {
+                    break; // nobody listens any more
+                }
+            }
+        });
+        Ok((process, receiver))
+    }
+
+    fn policyc(&self, command: &str, stage: &Stage) -> Command {
+        let mut policyc = Command::new(self.programs.join("policyc"));
+        policyc.arg(command);
+        for source in stage.sources {
+            policyc.arg("-f").arg(self.examples.join(source));
+        }
+        if stage.default_deny {
+            policyc.arg("--catch-all-deny=default-deny");
+        }
+        policyc
+    }
+
+    fn enforcer(&self, command: &str) -> Command {
+        let mut enforcer = Command::new(self.programs.join("enforcer"));
+        enforcer.arg(command);
+        enforcer
+    }
+
+    fn placed<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        command
+            .arg("--bpffs")
+            .arg(&self.bpffs)
+            .args(["--netns", &self.proxy_netns])
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.state.join("enforcer.sock")
+    }
+}
+
+impl Agent {
+    /// The verdict about the connection that `client` opened: the last word on it, which is
+    /// userspace's where the kernel asked.
+    ///
+    /// # Errors
+    /// When no event tells of it in time.
+    pub fn verdict(&self, client: SocketAddr) -> Result<Verdict> {
+        let deadline = Instant::now() + EVENT_LIMIT;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let event = self
+                .verdicts
+                .recv_timeout(left)
+                .map_err(|_| anyhow!("no event tells who decided about {client}"))?;
+            if event["src_ip"] == client.ip().to_string()
+                && event["src_port"] == client.port()
+                && event["verdict"] != "ask"
+            {
+                return Ok(Verdict {
+                    layer: event["layer"].as_str().unwrap_or_default().into(),
+                    reason: event["reason"].as_str().unwrap_or_default().into(),
+                    policy: event["policy"].as_str().map(str::to_owned),
+                    rule: event["rule"].as_u64(),
+                });
+            }
+        }
+    }
+}
+
+fn output(command: &mut Command) -> Result<String> {
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .with_context(|| format!("cannot run {command:?}"))?;
+    ensure!(
+        output.status.success(),
+        "{command:?}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

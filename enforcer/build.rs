@@ -6,7 +6,7 @@
 use std::{env, path::PathBuf};
 
 /// Where `cargo xtask build` leaves the object, below the target directory.
-const BUILT: &str = "bpf/bpfel-unknown-none/release/enforcer-ebpf";
+const BUILT: &str = "bpf/bpfel-unknown-none/bpf/enforcer-ebpf";
 
 fn main() {
     println!("cargo::rustc-check-cfg=cfg(bpf_object)");

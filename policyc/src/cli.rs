@@ -1,8 +1,10 @@
 //! One file a command; this one knows their names and turns outcomes into exit codes.
 
 mod check;
+mod compile;
 mod eval;
 mod explain;
+mod inspect;
 mod sources;
 
 use std::process::ExitCode;
@@ -35,16 +37,20 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Args),
+    Compile(compile::Args),
     Eval(eval::Args),
-    Explain(explain::Args),
+    Explain(Box<explain::Args>),
+    Inspect(inspect::Args),
 }
 
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check(args) => check::run(&args),
+        Command::Compile(args) => compile::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
     };
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

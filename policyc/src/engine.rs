@@ -1,7 +1,7 @@
 //! The production engine behind `eval`: the linked table, then the requests' engine. The same two
 //! that the kernel and the proxy run.
 
-mod parties;
+pub(crate) mod parties;
 
 use std::{
     borrow::Cow,
@@ -81,17 +81,17 @@ pub fn judge(
 }
 
 /// A linked table with its requests' engine.
-struct Table<'a> {
+pub(crate) struct Table<'a> {
     program: &'a Program,
-    linked: Linked,
-    engine: Engine,
+    pub linked: Linked,
+    pub engine: Engine,
     residuals: BTreeMap<u32, CompiledResidual>,
     scopes: BTreeMap<PodName, (u32, u32)>,
     needs: BTreeMap<PodName, Needs>,
 }
 
 impl<'a> Table<'a> {
-    fn link<'p>(
+    pub fn link<'p>(
         program: &'a Program,
         cluster: &Cluster,
         local: BTreeSet<PodName>,
@@ -146,44 +146,17 @@ impl<'a> Table<'a> {
     }
 
     /// `number` is the request's among those that the table was linked for.
-    fn judge(
+    pub fn judge(
         &self,
         number: usize,
         request: &Request,
         parties: &Parties,
         now: u64,
     ) -> Result<Judgement, String> {
-        let words = &self.linked.words[..];
-        let Some((v4, v6)) = self.scopes.get(&parties.destination.name) else {
-            return Err(format!("`{}` cannot be enforced", request.dst));
-        };
-        let scope = if parties.v6 { *v6 } else { *v4 };
         self.addresses_suffice(request, parties)?;
-        let class = match (&parties.listed, &parties.source) {
-            // A pod of the inventory is found by its address, as in the kernel.
-            (
-                true,
-                Source {
-                    address: Some(address),
-                    ..
-                },
-            ) => match address {
-                std::net::IpAddr::V4(a) => decide::address_v4(words, u32::from(*a)).class(),
-                std::net::IpAddr::V6(a) => {
-                    let bits = u128::from(*a);
-                    let word = |shift: u32| {
-                        u32::try_from((bits >> shift) & u128::from(u32::MAX)).unwrap_or(0)
-                    };
-                    decide::address_v6(words, &[word(96), word(64), word(32), word(0)]).class()
-                }
-            },
-            _ => self
-                .linked
-                .extra_classes
-                .get(number)
-                .copied()
-                .map_or(0, u32::from),
-        };
+        let words = &self.linked.words[..];
+        let scope = self.scope(request, parties)?;
+        let class = self.class(number, parties);
         let cell = decide::decide(words, scope, class, u32::from(request.port));
         let record = self
             .linked
@@ -245,6 +218,44 @@ impl<'a> Table<'a> {
             audit: self.hits(&outcome.audit),
             dry_run: self.dry_run(&dry_run),
         })
+    }
+
+    /// The offset of the destination's scope.
+    pub fn scope(&self, request: &Request, parties: &Parties) -> Result<u32, String> {
+        match self.scopes.get(&parties.destination.name) {
+            Some((v4, v6)) => Ok(if parties.v6 { *v6 } else { *v4 }),
+            None => Err(format!("`{}` cannot be enforced", request.dst)),
+        }
+    }
+
+    /// The source's class.
+    pub fn class(&self, number: usize, parties: &Parties) -> u32 {
+        let words = &self.linked.words[..];
+        match (&parties.listed, &parties.source) {
+            // A pod of the inventory is found by its address, as in the kernel.
+            (
+                true,
+                Source {
+                    address: Some(address),
+                    ..
+                },
+            ) => match address {
+                std::net::IpAddr::V4(a) => decide::address_v4(words, u32::from(*a)).class(),
+                std::net::IpAddr::V6(a) => {
+                    let bits = u128::from(*a);
+                    let word = |shift: u32| {
+                        u32::try_from((bits >> shift) & u128::from(u32::MAX)).unwrap_or(0)
+                    };
+                    decide::address_v6(words, &[word(96), word(64), word(32), word(0)]).class()
+                }
+            },
+            _ => self
+                .linked
+                .extra_classes
+                .get(number)
+                .copied()
+                .map_or(0, u32::from),
+        }
     }
 
     fn request(

@@ -2,6 +2,8 @@
 //! a rule for userspace to judge. Owns no meaning of its own: `resolve` makes it from the policies,
 //! `lower` evaluates it, `l7` evaluates what remains.
 
+mod display;
+
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;

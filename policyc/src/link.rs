@@ -5,7 +5,7 @@ pub mod addresses;
 pub mod classes;
 mod host;
 mod index;
-mod scopes;
+pub mod scopes;
 mod write;
 
 use std::{

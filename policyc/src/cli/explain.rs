@@ -1,30 +1,215 @@
-//! `policyc explain CODE`: the page of a diagnostic.
+//! `policyc explain`: why a request is let through or refused; or, with a code alone, the page of a
+//! diagnostic.
 
-use std::io::{Write, stdout};
+use std::{
+    collections::BTreeMap,
+    io::{Write, stdout},
+    net::IpAddr,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
-use anyhow::bail;
-use policyc::diagnostic::Code;
+use anyhow::{Context, bail};
+use clap::ValueEnum;
+use policyc::{
+    compile::compile,
+    diagnostic::Code,
+    explain::explain,
+    request::{HeaderValues, Http, IpSource, Request, ServiceAccountSource, SourceRef, Wire},
+};
 
-use super::Outcome;
+use super::{
+    Outcome,
+    sources::{CatchAll, SourceArgs},
+};
 
-/// Explains a diagnostic by its code
+/// Explains a verdict, or a diagnostic by its code
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
+  policyc explain -f manifests/ --from default/frontend --to default/backend --port 80 \\
+      --method GET --path /api/v1/data
+  policyc explain -f manifests/ --from sa:default/frontend --to default/backend --port 5432
   policyc explain P114")]
 pub struct Args {
     /// Code of a diagnostic, such as P114
-    code: String,
+    #[arg(conflicts_with_all = ["files", "from", "to", "port"], required_unless_present = "files")]
+    code: Option<String>,
+
+    /// Manifests: a file, a folder with *.yaml, *.yml and *.json, or `-` for standard input
+    #[arg(short = 'f', long = "file", value_name = "PATH", requires_all = ["from", "to", "port"])]
+    files: Vec<String>,
+
+    /// MeshConfig, plain or as Istio's ConfigMap
+    #[arg(long, value_name = "FILE")]
+    mesh: Option<std::path::PathBuf>,
+
+    /// What a DENY rule without from, to and when means
+    #[arg(long, value_enum, default_value_t = CatchAll::DenyAll)]
+    catch_all_deny: CatchAll,
+
+    /// Key set for a jwksUri; repeatable
+    #[arg(long, value_name = "URI=FILE")]
+    jwks: Vec<String>,
+
+    /// Who asks: NAMESPACE/POD, NAMESPACE/WORKLOAD, sa:NAMESPACE/NAME, or an address
+    #[arg(long, value_name = "SOURCE")]
+    from: Option<String>,
+
+    /// Who is asked: NAMESPACE/POD or NAMESPACE/WORKLOAD
+    #[arg(long, value_name = "DESTINATION")]
+    to: Option<String>,
+
+    /// Port of the container, not of the Service
+    #[arg(long)]
+    port: Option<u16>,
+
+    /// Address that the source has, where its manifest gives none
+    #[arg(long, value_name = "IP")]
+    from_ip: Option<IpAddr>,
+
+    /// Makes it an HTTP request; default GET where another HTTP argument is given
+    #[arg(long)]
+    method: Option<String>,
+
+    /// Request target, query included
+    #[arg(long)]
+    path: Option<String>,
+
+    #[arg(long)]
+    host: Option<String>,
+
+    /// A header; repeatable
+    #[arg(long, value_name = "NAME=VALUE")]
+    header: Vec<String>,
+
+    /// A claim of a verified token; the value is JSON, or else a string; repeatable
+    #[arg(long, value_name = "NAME=VALUE")]
+    claim: Vec<String>,
+
+    /// TLS server name
+    #[arg(long)]
+    sni: Option<String>,
+
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    Human,
+    Json,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let Some(code) = Code::parse(&args.code) else {
+    if let Some(code) = &args.code {
+        return page(code);
+    }
+    let request = request(args)?;
+    let sources = SourceArgs {
+        files: args.files.clone(),
+        mesh: args.mesh.clone(),
+        catch_all_deny: args.catch_all_deny,
+        jwks: args.jwks.clone(),
+    };
+    let loaded = match sources.load() {
+        Ok(loaded) => loaded,
+        Err(outcome) => return Ok(outcome),
+    };
+    let program = compile(&loaded, args.catch_all_deny.into(), &sources.key_sets()?)?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .context("the clock")?
+        .as_secs();
+    match explain(&program, &loaded.cluster, &request, now) {
+        Ok(explanation) => {
+            match args.format {
+                Format::Human => write!(stdout(), "{explanation}")?,
+                Format::Json => {
+                    writeln!(stdout(), "{}", serde_json::to_string_pretty(&explanation)?)?;
+                }
+            }
+            Ok(Outcome::Good)
+        }
+        Err(why) => {
+            eprintln!("policyc: {why}");
+            Ok(Outcome::Bad)
+        }
+    }
+}
+
+fn page(code: &str) -> anyhow::Result<Outcome> {
+    let Some(code) = Code::parse(code) else {
         let known: Vec<&str> = Code::all().map(Code::as_str).collect();
-        bail!(
-            "there is no code `{}`; known: {}",
-            args.code,
-            known.join(" ")
-        );
+        bail!("there is no code `{code}`; known: {}", known.join(" "));
     };
     write!(stdout(), "{code}: {}", code.page())?;
     Ok(Outcome::Good)
+}
+
+/// The request that the arguments describe.
+fn request(args: &Args) -> anyhow::Result<Request> {
+    let (Some(from), Some(to), Some(port)) = (&args.from, &args.to, args.port) else {
+        bail!("--from, --to and --port are needed");
+    };
+    let src = if let Some(account) = from.strip_prefix("sa:") {
+        SourceRef::ServiceAccount(ServiceAccountSource { sa: account.into() })
+    } else if let Ok(ip) = from.parse() {
+        SourceRef::Ip(IpSource { ip })
+    } else {
+        SourceRef::Pod(from.clone())
+    };
+    let http = http(args)?;
+    Ok(Request {
+        id: "explain".into(),
+        src,
+        src_ip: args.from_ip,
+        src_trust_domain: None,
+        dst: to.clone(),
+        port,
+        protocol: match (&http, &args.sni) {
+            (Some(_), _) => Wire::Http,
+            (None, Some(_)) => Wire::Tls,
+            (None, None) => Wire::Tcp,
+        },
+        http,
+        sni: args.sni.clone(),
+        ext_authz: None,
+        expect: None,
+    })
+}
+
+fn http(args: &Args) -> anyhow::Result<Option<Http>> {
+    let asked = args.method.is_some()
+        || args.path.is_some()
+        || args.host.is_some()
+        || !args.header.is_empty()
+        || !args.claim.is_empty();
+    if !asked {
+        return Ok(None);
+    }
+    let mut headers: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for pair in &args.header {
+        let (name, value) = split(pair, "--header")?;
+        headers.entry(name.into()).or_default().push(value.into());
+    }
+    let mut claims = serde_json::Map::new();
+    for pair in &args.claim {
+        let (name, value) = split(pair, "--claim")?;
+        let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+        claims.insert(name.into(), value);
+    }
+    Ok(Some(Http {
+        method: args.method.clone().unwrap_or_else(|| "GET".into()),
+        path: args.path.clone().unwrap_or_else(|| "/".into()),
+        host: args.host.clone(),
+        headers: headers
+            .into_iter()
+            .map(|(name, lines)| (name, HeaderValues::Many(lines)))
+            .collect(),
+        claims: (!claims.is_empty()).then_some(claims),
+    }))
+}
+
+fn split<'a>(pair: &'a str, argument: &str) -> anyhow::Result<(&'a str, &'a str)> {
+    pair.split_once('=')
+        .with_context(|| format!("{argument} wants NAME=VALUE, and `{pair}` has no `=`"))
 }

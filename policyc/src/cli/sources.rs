@@ -55,6 +55,29 @@ impl From<CatchAll> for CatchAllDeny {
     }
 }
 
+/// Manifests that say who is where, beside a bundle that holds the policies.
+#[derive(clap::Args, Debug)]
+pub struct Inventory {
+    /// Manifests of pods, services and nodes: a file, a folder, or `-` for standard input
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
+    pub files: Vec<String>,
+}
+
+/// Reads an inventory and prints what is wrong to standard error.
+pub fn load(inventory: &Inventory) -> Result<Loaded, Outcome> {
+    let inputs: Vec<Input> = inventory
+        .files
+        .iter()
+        .map(|arg| Input::from_arg(arg))
+        .collect();
+    let (loaded, found) = read::load(&inputs, None);
+    print(&found, &loaded);
+    match outcome(&found, false) {
+        Outcome::Good => Ok(loaded),
+        outcome => Err(outcome),
+    }
+}
+
 impl SourceArgs {
     pub fn inputs(&self) -> Vec<Input> {
         self.files.iter().map(|arg| Input::from_arg(arg)).collect()

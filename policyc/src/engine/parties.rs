@@ -13,7 +13,7 @@ use crate::{
 
 /// Both ends of a request.
 #[derive(Clone, Debug)]
-pub(super) struct Parties {
+pub(crate) struct Parties {
     pub source: Source,
     /// As the request names it, for messages.
     pub source_name: String,
@@ -28,7 +28,7 @@ pub(super) struct Parties {
 
 /// The pod that is asked, or the workload whose template stands for its pods.
 #[derive(Clone, Debug)]
-pub(super) struct Destination {
+pub(crate) struct Destination {
     pub name: PodName,
     pub template: PodTemplate,
     /// A pod to be added to the inventory: made from a workload's template.
@@ -40,13 +40,13 @@ pub(super) struct Destination {
 
 /// Addresses that the policies of a destination ask for.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Needs {
+pub(crate) struct Needs {
     pub source: bool,
     pub destination: bool,
 }
 
 /// The cluster's pods and workloads by name.
-pub(super) struct World<'a> {
+pub(crate) struct World<'a> {
     cluster: &'a Cluster,
     pods: HashMap<(&'a str, &'a str), &'a Pod>,
     workloads: HashMap<(&'a str, &'a str), Vec<&'a Workload>>,

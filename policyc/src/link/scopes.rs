@@ -65,33 +65,10 @@ impl<'a> Lowered<'a> {
         let services = services
             .get(pod.namespace.as_str())
             .map_or(&[][..], Vec::as_slice);
-        let key = ScopeKey {
-            policies: attachments.policies(&pod.namespace, &pod.template),
-            authentications: attachments.authentications(&pod.namespace, &pod.template),
-            ports: declared(&pod.template, &pod.namespace, services),
-            destination: BTreeSet::new(),
-            gateway: attach::is_gateway(&pod.template),
-        };
-        let asked = destination_atoms(self.program, &key);
-        let mut family = |v6: bool| -> Result<NodeIndex, LinkError> {
-            let mut addresses = pod.ips.iter().filter(|a| a.is_ipv6() == v6);
-            let address = addresses.next();
-            if !asked.is_empty() && addresses.next().is_some() {
-                return Err(LinkError::SeveralDestinations(qualified(pod)));
-            }
-            let destination = asked
-                .iter()
-                .filter(|(_, net)| address.is_some_and(|a: &IpAddr| net.contains(a)))
-                .map(|(atom, _)| *atom)
-                .collect();
-            Ok(self.scope(ScopeKey {
-                destination,
-                ..key.clone()
-            }))
-        };
+        let [v4, v6] = keys(self.program, attachments, services, pod)?;
         Ok(PodScopes {
-            v4: family(false)?,
-            v6: family(true)?,
+            v4: self.scope(v4),
+            v6: self.scope(v6),
         })
     }
 
@@ -135,6 +112,45 @@ impl<'a> Lowered<'a> {
         self.done.insert(key, node);
         node
     }
+}
+
+/// The scope keys of a pod, for IPv4 and for IPv6 destinations. `services` are those of its
+/// namespace.
+///
+/// # Errors
+/// A policy asks for `destination.ip`, and the pod has several addresses of one family.
+pub fn keys(
+    program: &Program,
+    attachments: &Attachments<'_>,
+    services: &[&Service],
+    pod: &Pod,
+) -> Result<[ScopeKey; 2], LinkError> {
+    let key = ScopeKey {
+        policies: attachments.policies(&pod.namespace, &pod.template),
+        authentications: attachments.authentications(&pod.namespace, &pod.template),
+        ports: declared(&pod.template, &pod.namespace, services),
+        destination: BTreeSet::new(),
+        gateway: attach::is_gateway(&pod.template),
+    };
+    let asked = destination_atoms(program, &key);
+    let family = |v6: bool| -> Result<ScopeKey, LinkError> {
+        let mut addresses = pod.ips.iter().filter(|a| a.is_ipv6() == v6);
+        let address = addresses.next();
+        if !asked.is_empty() && addresses.next().is_some() {
+            return Err(LinkError::SeveralDestinations(qualified(pod)));
+        }
+        let holds = |net: &ipnet::IpNet| address.is_some_and(|a: &IpAddr| net.contains(a));
+        let destination = asked
+            .iter()
+            .filter(|(_, net)| holds(net))
+            .map(|(atom, _)| *atom)
+            .collect();
+        Ok(ScopeKey {
+            destination,
+            ..key.clone()
+        })
+    };
+    Ok([family(false)?, family(true)?])
 }
 
 /// The port classes of a scope before equal ones are merged: what is known of a port.

@@ -53,8 +53,7 @@ pub fn rule(known: &Known<'_>, stage: Stage, rule: &Rule) -> Truth<Vec<Clause>> 
     // ISTIO: an ALLOW rule with any HTTP-only field is ignored on TCP ports as a whole, in all its
     // alternatives; in a rule of another action only the field itself is.
     let allow = matches!(stage, Stage::Allow | Stage::DryRunAllow);
-    let inapplicable = |atom| known.atom(atom) == Knowledge::Inapplicable;
-    if allow && crate::lower::scope::atoms(rule).any(inapplicable) {
+    if allow && known.mentions_http(rule) {
         return Truth::False;
     }
     let mut left = Vec::new();
@@ -81,7 +80,13 @@ pub fn meanings(protocol: Protocol) -> &'static [Meaning] {
 }
 
 impl Known<'_> {
-    fn clause(&self, clause: &Clause) -> Truth<Clause> {
+    /// Whether the rule has a field of HTTP, on a connection that is not HTTP.
+    pub fn mentions_http(&self, rule: &Rule) -> bool {
+        crate::lower::scope::atoms(rule).any(|atom| self.atom(atom) == Knowledge::Inapplicable)
+    }
+
+    /// Evaluates one clause.
+    pub fn clause(&self, clause: &Clause) -> Truth<Clause> {
         let mut any = Vec::new();
         for alternative in &clause.any {
             match self.alternative(alternative) {

@@ -1,0 +1,86 @@
+//! `policyc compile`: manifests to a bundle, and what it came to.
+
+use std::{
+    fs,
+    io::{Write, stdout},
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context;
+use clap::ValueEnum;
+use policyc::{bundle, compile::compile, report};
+
+use super::{Outcome, sources::SourceArgs};
+
+/// Compiles policies to a bundle
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Examples:
+  policyc compile -f manifests/ -o bundle.bin
+  policyc compile -f manifests/ -o bundle.bin --generation 42 --format json
+
+The same manifests give the same bytes. On an error nothing is written.")]
+pub struct Args {
+    #[command(flatten)]
+    sources: SourceArgs,
+
+    /// Where the bundle goes
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+
+    /// Number of this state of the policies; 0 is unordered
+    #[arg(long, default_value_t = 0, value_name = "N")]
+    generation: u64,
+
+    #[arg(long, value_enum, default_value_t = Format::Human)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Format {
+    Human,
+    Json,
+}
+
+pub fn run(args: &Args) -> anyhow::Result<Outcome> {
+    let loaded = match args.sources.load() {
+        Ok(loaded) => loaded,
+        Err(outcome) => return Ok(outcome),
+    };
+    let program = compile(
+        &loaded,
+        args.sources.catch_all_deny.into(),
+        &args.sources.key_sets()?,
+    )?;
+    let report = match report::report(&program, &loaded.cluster) {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("policyc: {error}");
+            return Ok(Outcome::Bad);
+        }
+    };
+    let bytes = bundle::write(&program, args.generation)?;
+    replace(&args.output, &bytes)
+        .with_context(|| format!("cannot write {}", args.output.display()))?;
+    let mut out = stdout();
+    match args.format {
+        Format::Json => writeln!(out, "{}", serde_json::to_string_pretty(&report)?)?,
+        Format::Human => {
+            writeln!(out, "{} ({} bytes)", args.output.display(), bytes.len())?;
+            write!(out, "{report}")?;
+        }
+    }
+    Ok(Outcome::Good)
+}
+
+/// Writes beside the target and renames, so that a reader never sees half a bundle.
+fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(format!(".{}.tmp", std::process::id()));
+    let beside = PathBuf::from(beside);
+    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
+    if written.is_err() {
+        // The first error is the one to report; what is left of the copy must not stay.
+        let _ = fs::remove_file(&beside);
+    }
+    written
+}

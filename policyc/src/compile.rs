@@ -1,0 +1,30 @@
+//! The whole compiler on one screen: what was read becomes a program.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    diagnostic::At,
+    ir::Program,
+    options::CatchAllDeny,
+    read::Loaded,
+    resolve::{ResolveError, resolve},
+};
+
+/// Compiles what was read and found without errors.
+///
+/// # Errors
+/// A value that does not parse; validation reports those first, with their position.
+pub fn compile(
+    loaded: &Loaded,
+    catch_all_deny: CatchAllDeny,
+    key_sets: &BTreeMap<String, String>,
+) -> Result<Program, ResolveError> {
+    let locate = |at: &At| match loaded.sources.place(at.document, &at.path, false) {
+        Some(place) => (
+            place.file.to_owned(),
+            u32::try_from(place.line).unwrap_or(u32::MAX),
+        ),
+        None => (String::new(), 0),
+    };
+    resolve(&loaded.cluster, catch_all_deny, key_sets, &locate)
+}

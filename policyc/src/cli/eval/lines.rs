@@ -56,10 +56,17 @@ fn parse(bytes: &[u8], number: usize) -> Line {
     serde_json::from_slice(bytes).map_or_else(
         |why| Line::Broken {
             id: id_of(bytes).unwrap_or_else(|| format!("line {number}")),
-            why: format!("line {number} is not a request: {why}"),
+            why: format!("line {number} is not a request: {}", without_position(&why)),
         },
         |request| Line::Request(Box::new(request)),
     )
+}
+
+/// The parser counts lines within the one line that it was given.
+fn without_position(why: &serde_json::Error) -> String {
+    let position = format!("at line {} column {}", why.line(), why.column());
+    let text = why.to_string();
+    text.replace(&position, &format!("at column {}", why.column()))
 }
 
 fn id_of(bytes: &[u8]) -> Option<String> {

@@ -68,13 +68,10 @@ pub fn address_v6<W: Words + ?Sized>(words: &W, address: &[u32; 4]) -> Address {
             let mut i = 0;
             while i < BUCKET {
                 let at = hosts.wrapping_add((bucket * BUCKET + i) * V6_ENTRY);
-                if words.at(at + 3) == address[3]
-                    && words.at(at + 2) == address[2]
-                    && words.at(at + 1) == address[1]
-                    && words.at(at) == address[0]
-                    && words.at(at + 4) != 0
-                {
-                    return known(words.at(at + 4));
+                // An entry that was never written says nothing of `::`.
+                let word = words.at(at.wrapping_add(4));
+                if word != 0 && halves(&words.four(at)) == halves(address) {
+                    return known(word);
                 }
                 i += 1;
             }
@@ -86,39 +83,46 @@ pub fn address_v6<W: Words + ?Sized>(words: &W, address: &[u32; 4]) -> Address {
 /// The last range that starts at or before `address`. The first range starts at `::`.
 #[inline(always)]
 fn range_v6<W: Words + ?Sized>(words: &W, address: &[u32; 4]) -> Address {
-    let ranges = words.at(header::V6_RANGES);
-    let count = words.at(header::V6_RANGES_COUNT);
-    if ranges == 0 || count == 0 {
+    if words.at(header::V6_RANGES) == 0 || words.at(header::V6_RANGES_COUNT) == 0 {
         return known(0);
     }
-    let (mut low, mut high) = (0u32, count);
-    // INVARIANT: the answer lies in low..high. Sixteen halvings suffice for V6_RANGES_MAX.
-    let mut step = 0;
-    while step < V6_RANGE_STEPS {
-        let middle = (low + high) >> 1;
-        if middle > low {
-            if starts_after(words, ranges.wrapping_add(middle * V6_ENTRY), address) {
-                high = middle;
-            } else {
-                low = middle;
-            }
-        }
-        step += 1;
+    // INVARIANT: the entry `low` starts at or before the address. The steps reach every entry up to
+    // V6_RANGES_MAX.
+    let mut low = 0u32;
+    let mut step = 1 << (V6_RANGE_STEPS - 1);
+    while step != 0 {
+        low = words.narrow_v6(address, low, step);
+        step >>= 1;
     }
-    known(words.at(ranges.wrapping_add(low * V6_ENTRY + 4)))
+    let ranges = words.at(header::V6_RANGES);
+    known(words.at(ranges.wrapping_add(low.wrapping_mul(V6_ENTRY) + 4)))
 }
 
+/// One step of the search among the IPv6 ranges: `low + step` if that range exists and starts at or
+/// before `address`, else `low`.
 #[inline(always)]
-fn starts_after<W: Words + ?Sized>(words: &W, at: u32, address: &[u32; 4]) -> bool {
-    let mut i = 0;
-    while i < 4 {
-        let word = words.at(at.wrapping_add(i));
-        if word != address[i as usize] {
-            return word > address[i as usize];
-        }
-        i += 1;
+pub fn narrow_v6<W: Words + ?Sized>(words: &W, address: &[u32; 4], low: u32, step: u32) -> u32 {
+    let probe = low.wrapping_add(step);
+    if probe >= words.at(header::V6_RANGES_COUNT) {
+        return low;
     }
-    false
+    let at = words
+        .at(header::V6_RANGES)
+        .wrapping_add(probe.wrapping_mul(V6_ENTRY));
+    if halves(&words.four(at)) > halves(address) {
+        low
+    } else {
+        probe
+    }
+}
+
+/// An IPv6 address as two numbers that compare as it does.
+#[inline(always)]
+fn halves(address: &[u32; 4]) -> (u64, u64) {
+    (
+        (address[0] as u64) << 32 | address[1] as u64,
+        (address[2] as u64) << 32 | address[3] as u64,
+    )
 }
 
 /// A word that is not an address (never written, or torn) is held by an unknown, of class 0.

@@ -16,7 +16,7 @@ mod source;
 mod to_pod;
 
 use crate::{
-    decide::{address_v4, address_v6},
+    decide::address_v4,
     event::Hook,
     flow::{FlowKey, FragmentKey, FragmentValue},
     packet::{Packet, Part},
@@ -231,7 +231,7 @@ pub(crate) fn readable<W: Words + ?Sized>(words: &W) -> bool {
 #[inline(always)]
 pub(crate) fn address_of<W: Words + ?Sized>(words: &W, v6: bool, address: &[u32; 4]) -> Address {
     if v6 {
-        address_v6(words, address)
+        words.address_v6(address)
     } else {
         address_v4(words, address[3])
     }
@@ -345,6 +345,3 @@ pub(crate) fn enforce<W: Words + ?Sized>(
     }
     judgement
 }
-
-#[cfg(test)]
-mod tests;

@@ -5,4 +5,5 @@ pub mod frame;
 pub mod globals;
 pub mod maps;
 pub mod report;
+pub mod run;
 pub mod table;

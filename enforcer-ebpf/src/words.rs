@@ -43,11 +43,42 @@ pub const SLOTS: u32 = 3;
 pub trait Words {
     /// The word at `index`, or 0 outside the table.
     fn at(&self, index: u32) -> u32;
+
+    /// Four words from `index` on, as one read: all zero when one of them is outside the table.
+    // VERIFIER: one comparison. Of four it would foresee the later ones, and keep apart for ever all
+    // that led to them.
+    #[inline(always)]
+    fn four(&self, index: u32) -> [u32; 4] {
+        [
+            self.at(index),
+            self.at(index.wrapping_add(1)),
+            self.at(index.wrapping_add(2)),
+            self.at(index.wrapping_add(3)),
+        ]
+    }
+
+    /// What the table knows about an IPv6 address, most significant word first. To be overridden
+    /// only by a reader that must call [`crate::decide::address_v6`] in its own way.
+    #[inline(always)]
+    fn address_v6(&self, address: &[u32; 4]) -> Address {
+        crate::decide::address_v6(self, address)
+    }
+
+    /// One step of the search among the IPv6 ranges; as above, of [`crate::decide::narrow_v6`].
+    #[inline(always)]
+    fn narrow_v6(&self, address: &[u32; 4], low: u32, step: u32) -> u32 {
+        crate::decide::narrow_v6(self, address, low, step)
+    }
 }
 
 impl Words for [u32] {
     fn at(&self, index: u32) -> u32 {
         self.get(index as usize).copied().unwrap_or(0)
+    }
+    fn four(&self, index: u32) -> [u32; 4] {
+        self.get(index as usize..)
+            .and_then(|words| words.first_chunk().copied())
+            .unwrap_or([0; 4])
     }
 }
 
@@ -157,6 +188,7 @@ pub const V6_ENTRY: u32 = 5;
 pub const INTERFACE_ENTRY: u32 = 2;
 /// Most IPv6 ranges: sixteen halvings find one.
 pub const V6_RANGES_MAX: u32 = 65_535;
+
 /// Steps of the search among the ranges.
 pub const V6_RANGE_STEPS: u32 = 16;
 

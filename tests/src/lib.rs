@@ -1,8 +1,14 @@
-//! What the tests, the demo and the benches share: namespaces and the networks built of them.
+//! What the tests, the demo and the benches share: namespaces and the networks built of them, frames,
+//! tables and the BPF programs run on them.
 
+pub mod bpf;
+pub mod flow_model;
+pub mod frame;
 pub mod generate;
 pub mod http;
 pub mod live;
 pub mod netns;
+pub mod prog_run;
 pub mod ready;
+pub mod table_builder;
 pub mod topology;

@@ -13,17 +13,16 @@ use crate::{
 /// is known for. What is done is to short-cut the legs whose answers bypass the node's stack too.
 #[inline(always)]
 pub fn judge_from_l7<W: Words + ?Sized, F: Flows>(
-    parsed: &Result<Packet, Reason>,
+    packet: &Packet,
     words: &W,
     flows: &F,
 ) -> Judgement {
     if !readable(words) {
         return Judgement::drop(Reason::NoTable);
     }
-    let packet = match parsed {
-        Ok(packet) => packet,
-        Err(reason) => return Judgement::drop(*reason),
-    };
+    if let Some(reason) = packet.reject {
+        return Judgement::drop(reason);
+    }
     if !matches!(packet.kind, Kind::Tcp) || matches!(packet.part, Part::Later) {
         return Judgement::pass(Reason::NonTcp);
     }

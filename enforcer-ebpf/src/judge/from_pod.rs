@@ -18,7 +18,7 @@ use crate::{
 /// are guarded, also those of a pod without policies: other pods' verdicts rest on them.
 #[inline(always)]
 pub fn judge_from_pod<W: Words + ?Sized, F: Flows>(
-    parsed: &Result<Packet, Reason>,
+    packet: &Packet,
     words: &W,
     flows: &F,
     place: &Place,
@@ -34,11 +34,13 @@ pub fn judge_from_pod<W: Words + ?Sized, F: Flows>(
     let enrolled = from.is(pod_flags::ENROLLED);
     let mut judgement = Judgement::pass(Reason::NotEnrolled);
     judgement.slot = from.slot;
-    let packet = match parsed {
-        Ok(packet) => packet,
-        Err(_) if !enrolled => return judgement,
-        Err(reason) => return enforce(words, &from, place, Judgement::drop(*reason)),
-    };
+    if let Some(reason) = packet.reject {
+        return if enrolled {
+            enforce(words, &from, place, Judgement::drop(reason))
+        } else {
+            judgement
+        };
+    }
     if spoofed(words, &from, packet) {
         let spoofed = Judgement::drop(Reason::SpoofedPodSource);
         return enforce(words, &from, place, spoofed);

@@ -14,11 +14,10 @@ use crate::{
     words::{Cell, Holder, Verdict, Words, header, options, pod, pod_flags},
 };
 
-/// Judges what leaves the node through a pod's host interface. `parsed` is what
-/// [`parse`](crate::packet::parse) made of the frame.
+/// Judges what leaves the node through a pod's host interface.
 #[inline(always)]
 pub fn judge_to_pod<W: Words + ?Sized, F: Flows>(
-    parsed: &Result<Packet, Reason>,
+    packet: &Packet,
     words: &W,
     flows: &F,
     place: &Place,
@@ -37,10 +36,9 @@ pub fn judge_to_pod<W: Words + ?Sized, F: Flows>(
         judgement.slot = to.slot;
         return judgement;
     }
-    let packet = match parsed {
-        Ok(packet) => packet,
-        Err(reason) => return enforce(words, &to, place, Judgement::drop(*reason)),
-    };
+    if let Some(reason) = packet.reject {
+        return enforce(words, &to, place, Judgement::drop(reason));
+    }
     if !matches!(packet.kind, Kind::Tcp) {
         return enforce(words, &to, place, not_tcp(words, packet));
     }

@@ -6,7 +6,6 @@ use core::{arch::asm, mem::zeroed, ptr::read_volatile};
 use aya_ebpf::{
     bindings::{__sk_buff, BPF_NOEXIST, bpf_sock_tuple},
     helpers::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
-    programs::TcContext,
 };
 use enforcer_ebpf::{
     flow::{FlowKey, FragmentKey, FragmentValue, OUT_PER_POD_MAX, OutValue, ProxyValue},
@@ -23,18 +22,19 @@ const EEXIST: i32 = -17;
 const NANOSECONDS: u64 = 1_000_000_000;
 
 /// The maps, on behalf of one packet.
-pub struct KernelFlows<'a> {
-    ctx: &'a TcContext,
+pub struct KernelFlows {
+    /// The context, for who asks the sockets.
+    skb: *mut __sk_buff,
 }
 
-impl<'a> KernelFlows<'a> {
+impl KernelFlows {
     #[inline(always)]
-    pub fn new(ctx: &'a TcContext) -> Self {
-        Self { ctx }
+    pub fn new(skb: *mut __sk_buff) -> Self {
+        Self { skb }
     }
 }
 
-impl Flows for KernelFlows<'_> {
+impl Flows for KernelFlows {
     #[inline(always)]
     fn is_out(&self, key: &FlowKey) -> bool {
         OUT.get_ptr(key).is_some()
@@ -131,7 +131,7 @@ impl Flows for KernelFlows<'_> {
             return Socket::Live;
         }
         let tuple = packet.wire_tuple();
-        match socket_state(self.ctx.skb.skb, &tuple, packet.v6, id.wrapping_sub(1)) {
+        match socket_state(self.skb, &tuple, packet.v6, id.wrapping_sub(1)) {
             state::NONE | state::TIME_WAIT | state::CLOSE | state::LISTEN => Socket::Dead,
             state::SYN_SENT => Socket::Opening,
             _ => Socket::Live,

@@ -77,11 +77,17 @@ macro_rules! field {
     }};
 }
 
+/// Index of the interface whose hook runs.
+#[inline(always)]
+pub fn interface(ctx: &TcContext) -> u32 {
+    field!(ctx, ifindex)
+}
+
 /// Where the hook runs.
 #[inline(always)]
 pub fn place(ctx: &TcContext) -> Place {
     Place {
-        interface: field!(ctx, ifindex),
+        interface: interface(ctx),
         ingress: field!(ctx, ingress_ifindex),
         l7: L7_IFINDEX.load(),
         rejects: REJ_IFINDEX.load(),

@@ -4,11 +4,13 @@
     reason = "map values and the ring buffer are raw pointers"
 )]
 
+use core::ptr::null_mut;
+
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, programs::TcContext};
 use aya_log_ebpf::debug;
 use enforcer_ebpf::{
-    event::{EVENTS_PER_WINDOW, Event, Hook, WINDOW_BITS},
-    judge::{Judgement, Place},
+    event::{EVENTS_PER_WINDOW, Event, WINDOW_BITS},
+    judge::Judgement,
     maps::hits_index,
     packet::Packet,
     reason::Reason,
@@ -17,39 +19,39 @@ use enforcer_ebpf::{
 
 use super::{
     maps::{EVENT_BUDGET, EVENTS, HITS, REASONS},
+    run::Run,
     table::Table,
 };
 
-/// Counts a verdict, and sends an event where it is news.
-#[inline(always)]
-pub fn tell(
-    ctx: &TcContext,
-    hook: Hook,
-    parsed: &Result<Packet, Reason>,
-    table: &Table,
-    place: &Place,
-    judgement: &Judgement,
-) {
+/// Counts a verdict, and sends an event where it is news. `hook` is the number of a `Hook`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tell(run: *const Run, interface: u32, hook: u32) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_ref() }) else {
+        return 0;
+    };
+    let (packet, judgement) = (&run.packet, &run.judgement);
+    let table = Table::in_slot(run.slot);
     count(judgement.reason);
     if judgement.masqueraded {
         count(Reason::MasqueradedSource);
     }
-    let opens = match parsed {
-        Ok(packet) => packet.opens(),
-        Err(_) => false,
-    };
-    hit(table, judgement, opens);
-    if judgement.is_news(table, opens) {
-        send(hook, parsed, table, place, judgement);
+    let opens = packet.opens();
+    hit(&table, judgement, opens);
+    if judgement.is_news(&table, opens) {
+        send(hook as u8, packet, &table, interface, judgement);
     }
     debug!(
-        ctx,
+        // The macro wants a context and does not use it.
+        &TcContext::new(null_mut()),
         "hook {} interface {} reason {} cell {}",
-        hook as u8,
-        place.interface,
+        hook,
+        interface,
         judgement.reason as u8,
         judgement.cell.0
     );
+    0
 }
 
 /// Counts a reason.
@@ -77,13 +79,7 @@ fn hit(table: &Table, judgement: &Judgement, opens: bool) {
 }
 
 #[inline(always)]
-fn send(
-    hook: Hook,
-    parsed: &Result<Packet, Reason>,
-    table: &Table,
-    place: &Place,
-    judgement: &Judgement,
-) {
+fn send(hook: u8, packet: &Packet, table: &Table, interface: u32, judgement: &Judgement) {
     // SAFETY: a plain helper call.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if !within_budget(now) {
@@ -92,26 +88,22 @@ fn send(
     let Some(mut entry) = EVENTS.reserve(0) else {
         return count(Reason::EventDropped);
     };
-    let mut event = Event {
+    entry.write(Event {
         epoch: table.at(header::EPOCH),
         cell: judgement.cell.0,
-        ifindex: place.interface,
+        ifindex: interface,
         reason: judgement.reason as u8,
-        hook: hook as u8,
+        hook,
         time_low: now as u32,
         time_high: (now >> 32) as u32,
         slot: judgement.slot,
-        ..Event::default()
-    };
-    if let Ok(packet) = parsed {
-        event.protocol = packet.protocol;
-        event.tcp_flags = packet.flags;
-        event.source = packet.source;
-        event.destination = packet.destination;
-        event.source_port = packet.source_port;
-        event.destination_port = packet.destination_port;
-    }
-    entry.write(event);
+        protocol: packet.protocol,
+        tcp_flags: packet.flags,
+        source: packet.source,
+        destination: packet.destination,
+        source_port: packet.source_port,
+        destination_port: packet.destination_port,
+    });
     entry.submit(0);
 }
 

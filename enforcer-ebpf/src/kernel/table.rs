@@ -6,7 +6,11 @@
 
 use core::ptr::{null, read_volatile};
 
-use enforcer_ebpf::{maps::active, words::Words};
+use enforcer_ebpf::{
+    decide,
+    maps::active,
+    words::{Address, Words},
+};
 
 use super::{
     globals::CAPACITY,
@@ -31,6 +35,11 @@ impl Table {
             Some(word) => unsafe { read_volatile(word) },
             None => u32::MAX,
         };
+        Self::in_slot(slot)
+    }
+
+    #[inline(always)]
+    pub fn in_slot(slot: u32) -> Self {
         match TABLES.get_value_ptr_mut(slot, &0) {
             Some(words) => Self {
                 words: words.cast_const().cast(),
@@ -56,4 +65,69 @@ impl Words for Table {
         // volatile: what was checked must be what is used.
         unsafe { read_volatile(self.words.add(index as usize)) }
     }
+
+    #[inline(always)]
+    fn four(&self, index: u32) -> [u32; 4] {
+        if self.capacity < 4 || index > self.capacity - 4 {
+            return [0; 4];
+        }
+        // SAFETY: as above, of the four words from index on.
+        unsafe {
+            let first = self.words.add(index as usize);
+            [
+                read_volatile(first),
+                read_volatile(first.add(1)),
+                read_volatile(first.add(2)),
+                read_volatile(first.add(3)),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn address_v6(&self, address: &[u32; 4]) -> Address {
+        let (high, low) = halves(address);
+        Address(address_v6_in(self.slot, high, low))
+    }
+
+    #[inline(always)]
+    fn narrow_v6(&self, address: &[u32; 4], low: u32, step: u32) -> u32 {
+        let (high, rest) = halves(address);
+        narrow_v6_in(self.slot, high, rest, low, step)
+    }
+}
+
+// VERIFIER: these two are global functions of plain numbers. The kernel checks each once, by itself,
+// and knows nothing of what it returns; inlined, the buckets would be walked again for each path that
+// leads to them, and the sixteen halvings in 65 536 ways.
+
+/// Asks the table in `slot` for an IPv6 address, given as its two halves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn address_v6_in(slot: u32, high: u64, low: u64) -> u32 {
+    decide::address_v6(&Table::in_slot(slot), &whole(high, low)).0
+}
+
+/// One step of the search among the ranges of the table in `slot`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn narrow_v6_in(slot: u32, high: u64, rest: u64, low: u32, step: u32) -> u32 {
+    decide::narrow_v6(&Table::in_slot(slot), &whole(high, rest), low, step)
+}
+
+#[inline(always)]
+fn halves(address: &[u32; 4]) -> (u64, u64) {
+    (
+        u64::from(address[0]) << 32 | u64::from(address[1]),
+        u64::from(address[2]) << 32 | u64::from(address[3]),
+    )
+}
+
+#[inline(always)]
+fn whole(high: u64, low: u64) -> [u32; 4] {
+    [
+        (high >> 32) as u32,
+        high as u32,
+        (low >> 32) as u32,
+        low as u32,
+    ]
 }

@@ -1,0 +1,101 @@
+//! One run of a program, as three functions that the verifier checks each by itself.
+//!
+//! Checked as one, the ways through parsing, judging and reporting would multiply; as global
+//! functions they add up, and each starts from one state: memory of which nothing is known.
+#![expect(unsafe_code, reason = "global functions take pointers")]
+
+use core::{hint::black_box, mem::MaybeUninit, ptr::null_mut};
+
+use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
+use enforcer_ebpf::{
+    judge::{Judgement, judge_from_l7, judge_from_pod, judge_to_pod},
+    packet::{Packet, parse},
+};
+
+use super::{
+    flows::KernelFlows,
+    frame::{Skb, place},
+    table::Table,
+};
+
+/// What the parts of a run hand on.
+pub struct Run {
+    pub packet: Packet,
+    pub judgement: Judgement,
+    /// Slot of the table that judged.
+    pub slot: u32,
+}
+
+impl Run {
+    /// Memory for a run that knows nothing yet.
+    #[inline(always)]
+    pub const fn memory() -> MaybeUninit<Self> {
+        MaybeUninit::zeroed()
+    }
+
+    /// The run in `memory`.
+    // VERIFIER: every byte handed to a global function must have been written; the compiler, who
+    // can see that the callee overwrites them, must not find out.
+    #[inline(always)]
+    pub fn begin(memory: &mut MaybeUninit<Self>) -> &mut Self {
+        // SAFETY: all-zero bytes are a run: each enum in it has a variant of number 0.
+        unsafe { black_box(memory).assume_init_mut() }
+    }
+}
+
+/// Parses the frame.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_frame(skb: *mut __sk_buff, run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    run.packet = parse(&Skb::new(&TcContext::new(skb)));
+    0
+}
+
+/// Judges the packet as one towards a pod.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn decide_to_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let ctx = TcContext::new(skb);
+    let table = Table::active();
+    run.slot = table.slot;
+    run.judgement = judge_to_pod(&run.packet, &table, &KernelFlows::new(skb), &place(&ctx));
+    0
+}
+
+/// Judges the packet as one from a pod.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn decide_from_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let ctx = TcContext::new(skb);
+    let table = Table::active();
+    run.slot = table.slot;
+    run.judgement = judge_from_pod(&run.packet, &table, &KernelFlows::new(skb), &place(&ctx));
+    0
+}
+
+/// Judges the packet as one from the proxy.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn decide_from_l7(run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    // Nothing that is decided here asks a socket.
+    let table = Table::active();
+    run.slot = table.slot;
+    run.judgement = judge_from_l7(&run.packet, &table, &KernelFlows::new(null_mut()));
+    0
+}

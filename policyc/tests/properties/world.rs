@@ -1,0 +1,418 @@
+//! A small world, in which every value that a policy may name is likely to be met by a request.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use policyc::{
+    ast::{
+        Action, Attachment, AuthorizationPolicy, Condition, DocumentId, JwtRule, Operation,
+        RequestAuthentication, Rule, Source,
+    },
+    cluster::{
+        Cluster, ContainerPort, ExtAuthz, ExtensionProvider, Mesh, Pod, PodTemplate, ProviderKind,
+    },
+    diagnostic::Path,
+    request::{
+        Authorizer, HeaderValues, Http, IpSource, Request, ServiceAccountSource, SourceRef, Wire,
+    },
+};
+use proptest::{collection::vec, option, prelude::*, sample::select};
+
+/// Pods a/x, a/y, b/x and b/z with ports 80 (http), 81 (tcp) and 82 (undeclared); tokens are looked
+/// for on a/x.
+pub fn cluster(mut policies: Vec<AuthorizationPolicy>) -> Cluster {
+    for (i, policy) in policies.iter_mut().enumerate() {
+        if policy.name.is_empty() {
+            policy.name = format!("p{i}");
+        }
+    }
+    policies.sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+    let pods = [
+        ("a", "x", "10.0.0.1", "fd00::1"),
+        ("a", "y", "10.0.0.2", "fd00::2"),
+        ("b", "x", "10.0.1.1", "fd00::1:1"),
+        ("b", "z", "10.1.0.1", "fd01::1"),
+    ];
+    let provider = |name: &str, kind| ExtensionProvider {
+        name: name.into(),
+        kind,
+    };
+    Cluster {
+        mesh: Mesh {
+            trust_domain_aliases: vec!["old".into()],
+            extension_providers: vec![
+                provider("grpc", ProviderKind::ExtAuthzGrpc(ExtAuthz::default())),
+                provider("web", ProviderKind::ExtAuthzHttp(ExtAuthz::default())),
+            ],
+            ..Mesh::default()
+        },
+        pods: pods
+            .into_iter()
+            .map(|(ns, name, v4, v6)| pod(ns, name, [v4, v6]))
+            .collect(),
+        policies,
+        request_authentications: vec![RequestAuthentication {
+            document: DocumentId::default(),
+            object: Path::default(),
+            namespace: "a".into(),
+            name: "tokens".into(),
+            attachment: Attachment {
+                selector: Some(BTreeMap::from([("app".into(), "x".into())])),
+                target_refs: Vec::new(),
+            },
+            jwt_rules: vec![JwtRule {
+                issuer: "me".into(),
+                jwks: Some(r#"{"keys":[]}"#.into()),
+                ..JwtRule::default()
+            }],
+        }],
+        ..Cluster::default()
+    }
+}
+
+fn pod(namespace: &str, name: &str, ips: [&str; 2]) -> Pod {
+    let port = |name: &str, port| ContainerPort {
+        name: name.into(),
+        port,
+    };
+    Pod {
+        namespace: namespace.into(),
+        name: name.into(),
+        template: PodTemplate {
+            labels: BTreeMap::from([("app".into(), name.into())]),
+            service_account: format!("sa-{name}"),
+            ports: vec![port("http", 80), port("tcp-db", 81), port("main", 82)],
+            ..PodTemplate::default()
+        },
+        ips: ips
+            .iter()
+            .map(|ip| ip.parse().expect("an address"))
+            .collect(),
+        ..Pod::default()
+    }
+}
+
+/// An ALLOW policy in the root namespace that matches nothing.
+pub fn allow_nothing() -> AuthorizationPolicy {
+    AuthorizationPolicy {
+        document: DocumentId::default(),
+        object: Path::default(),
+        namespace: "istio-system".into(),
+        name: "nothing".into(),
+        dry_run: false,
+        attachment: Attachment::default(),
+        action: Action::Allow,
+        rules: None,
+    }
+}
+
+/// Any valid policy of the small world.
+pub fn policy() -> impl Strategy<Value = AuthorizationPolicy> {
+    let action = prop_oneof![
+        5 => Just(Action::Allow),
+        4 => Just(Action::Deny),
+        1 => Just(Action::Audit),
+        1 => select(vec!["grpc", "web", "gone"])
+            .prop_map(|p| Action::Custom { provider: p.into() }),
+    ];
+    (
+        select(vec!["a", "b", "istio-system"]),
+        prop_oneof![4 => Just(false), 1 => Just(true)],
+        option::of(select(vec!["x", "y", "z"])),
+        action,
+        vec(rule(), 0..4),
+    )
+        .prop_map(|(namespace, dry_run, app, action, mut rules)| {
+            let custom = matches!(action, Action::Custom { .. });
+            if custom {
+                rules.iter_mut().for_each(only_what_custom_may_ask);
+            }
+            if rules.is_empty() && action != Action::Allow {
+                rules.push(Rule::default());
+            }
+            AuthorizationPolicy {
+                namespace: namespace.into(),
+                name: String::new(),
+                dry_run: dry_run && matches!(action, Action::Allow | Action::Deny),
+                attachment: Attachment {
+                    selector: app.map(|app| BTreeMap::from([("app".into(), app.into())])),
+                    target_refs: Vec::new(),
+                },
+                action,
+                rules: (!rules.is_empty()).then_some(rules),
+                ..allow_nothing()
+            }
+        })
+}
+
+/// CUSTOM runs before identities are looked at: validation refuses such fields there.
+fn only_what_custom_may_ask(rule: &mut Rule) {
+    rule.from = None;
+    if let Some(when) = &mut rule.when {
+        when.retain(|c| {
+            !c.key.starts_with("request.auth")
+                && !(c.key.starts_with("source.") && c.key != "source.ip")
+        });
+    }
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    (
+        option::of(vec(source(), 1..3)),
+        option::of(vec(operation(), 1..3)),
+        option::of(vec(condition(), 1..3)),
+    )
+        .prop_map(|(from, to, when)| Rule { from, to, when })
+}
+
+fn values(of: &'static [&'static str]) -> impl Strategy<Value = Option<Vec<String>>> {
+    option::weighted(0.25, vec(select(of).prop_map(Into::into), 1..3))
+}
+
+const PRINCIPALS: &[&str] = &[
+    "*",
+    "cluster.local/ns/a/sa/sa-x",
+    "old/ns/a/sa/sa-x",
+    "*/sa-x",
+    "cluster.local/ns/b/*",
+    "other/ns/a/sa/sa-x",
+];
+const NAMESPACES: &[&str] = &["a", "b", "*", "a*", "*b"];
+const ACCOUNTS: &[&str] = &["sa-x", "a/sa-x", "b/sa-z"];
+const DOMAINS: &[&str] = &["cluster.local", "old", "o*", "*"];
+const BLOCKS: &[&str] = &[
+    "10.0.0.0/24",
+    "10.0.0.1",
+    "10.0.0.0/8",
+    "0.0.0.0/0",
+    "fd00::/112",
+    "192.0.2.0/24",
+    "::/0",
+];
+const TOKENS: &[&str] = &["*", "me/you", "me/*", "me"];
+const HOSTS: &[&str] = &[
+    "example.com",
+    "*.example.com",
+    "example.*",
+    "*",
+    "Example.com:80",
+];
+const PORTS: &[&str] = &["80", "81", "82", "83", "080"];
+const METHODS: &[&str] = &["GET", "POST", "P*", "*", "get"];
+const PATHS: &[&str] = &["/", "/a", "/a*", "*a", "*", "/{*}", "/a/{**}", "/{*}/b"];
+
+fn source() -> impl Strategy<Value = Source> {
+    let identity = (
+        values(PRINCIPALS),
+        values(PRINCIPALS),
+        values(NAMESPACES),
+        values(NAMESPACES),
+    );
+    let accounts = (values(ACCOUNTS), values(ACCOUNTS));
+    let rest = (
+        values(DOMAINS),
+        values(DOMAINS),
+        values(BLOCKS),
+        values(BLOCKS),
+        values(BLOCKS),
+        values(BLOCKS),
+        values(TOKENS),
+        values(TOKENS),
+    );
+    (any::<bool>(), identity, accounts, rest).prop_map(|(by_account, identity, accounts, rest)| {
+        let mut source = Source {
+            trust_domains: rest.0,
+            not_trust_domains: rest.1,
+            ip_blocks: rest.2,
+            not_ip_blocks: rest.3,
+            remote_ip_blocks: rest.4,
+            not_remote_ip_blocks: rest.5,
+            request_principals: rest.6,
+            not_request_principals: rest.7,
+            ..Source::default()
+        };
+        // Validation refuses service accounts beside principals and namespaces.
+        if by_account {
+            (source.service_accounts, source.not_service_accounts) = accounts;
+        } else {
+            (
+                source.principals,
+                source.not_principals,
+                source.namespaces,
+                source.not_namespaces,
+            ) = identity;
+        }
+        if source == Source::default() {
+            source.namespaces = Some(vec!["a".into()]);
+        }
+        source
+    })
+}
+
+fn operation() -> impl Strategy<Value = Operation> {
+    (
+        values(HOSTS),
+        values(HOSTS),
+        values(PORTS),
+        values(PORTS),
+        values(METHODS),
+        values(METHODS),
+        values(PATHS),
+        values(PATHS),
+    )
+        .prop_map(
+            |(hosts, not_hosts, ports, not_ports, methods, not_methods, paths, not_paths)| {
+                let mut operation = Operation {
+                    hosts,
+                    not_hosts,
+                    ports,
+                    not_ports,
+                    methods,
+                    not_methods,
+                    paths,
+                    not_paths,
+                };
+                if operation == Operation::default() {
+                    operation.ports = Some(vec!["80".into()]);
+                }
+                operation
+            },
+        )
+}
+
+fn condition() -> impl Strategy<Value = Condition> {
+    let keys: Vec<(&str, &'static [&'static str])> = vec![
+        ("request.headers[X-A]", &["1", "*", "a*"]),
+        ("request.headers[:authority]", &["example.com"]),
+        ("source.ip", BLOCKS),
+        ("remote.ip", BLOCKS),
+        ("source.namespace", NAMESPACES),
+        ("source.principal", PRINCIPALS),
+        ("source.serviceAccount", ACCOUNTS),
+        ("source.trustDomain", DOMAINS),
+        ("request.auth.principal", TOKENS),
+        ("request.auth.audiences", &["one", "t*"]),
+        ("request.auth.presenter", &["me"]),
+        ("request.auth.claims[group]", &["admin", "*", "*n"]),
+        ("request.auth.claims[a][b]", &["c"]),
+        ("destination.ip", &["10.0.0.1", "10.0.0.0/8", "fd00::/112"]),
+        ("destination.port", PORTS),
+        ("connection.sni", &["example.com", "*.com", "*"]),
+        ("experimental.envoy.filters.a.b[c]", &["d"]),
+    ];
+    (select(keys), any::<u8>()).prop_flat_map(|((key, of), shape)| {
+        (vec(select(of), 1..3), vec(select(of), 1..3)).prop_map(move |(values, not_values)| {
+            let own = |v: Vec<&str>| Some(v.into_iter().map(Into::into).collect());
+            Condition {
+                key: key.into(),
+                values: if shape % 3 != 1 { own(values) } else { None },
+                not_values: if shape % 3 != 0 {
+                    own(not_values)
+                } else {
+                    None
+                },
+            }
+        })
+    })
+}
+
+/// Any request of the small world.
+pub fn request() -> impl Strategy<Value = Request> {
+    let pod = select(vec!["a/x", "a/y", "b/x", "b/z"]);
+    let source = prop_oneof![
+        6 => pod.clone().prop_map(|p| SourceRef::Pod(p.into())),
+        2 => select(vec!["192.0.2.7", "10.0.0.1", "10.0.0.77", "fd00::77", "fe00::1"])
+            .prop_map(|ip| SourceRef::Ip(IpSource { ip: ip.parse().expect("an address") })),
+        2 => select(vec!["a/sa-x", "b/other"])
+            .prop_map(|sa| SourceRef::ServiceAccount(ServiceAccountSource { sa: sa.into() })),
+    ];
+    (
+        source,
+        option::weighted(0.2, select(vec!["old", "other"])),
+        option::weighted(0.3, select(vec!["10.0.0.9", "fd00::9"])),
+        pod,
+        select(vec![80u16, 81, 82, 83]),
+        select(vec![Wire::Http, Wire::Http, Wire::Tcp, Wire::Tls]),
+        http(),
+        option::weighted(0.3, select(vec!["example.com", "other.org"])),
+        option::weighted(
+            0.8,
+            select(vec![Authorizer::Allow, Authorizer::Deny, Authorizer::Error]),
+        ),
+    )
+        .prop_map(
+            |(src, domain, ip, dst, port, protocol, http, sni, authorizer)| {
+                let nobody = matches!(src, SourceRef::Ip(_));
+                Request {
+                    id: "r".into(),
+                    src_ip: if nobody {
+                        None
+                    } else {
+                        ip.map(|ip| ip.parse::<IpAddr>().expect("an address"))
+                    },
+                    src_trust_domain: if nobody { None } else { domain.map(Into::into) },
+                    src,
+                    dst: dst.into(),
+                    port,
+                    protocol,
+                    http: (protocol == Wire::Http).then_some(http),
+                    sni: sni.map(Into::into),
+                    ext_authz: authorizer.map(|a| {
+                        ["grpc", "web"]
+                            .into_iter()
+                            .map(|p| (p.to_string(), a))
+                            .collect()
+                    }),
+                    expect: None,
+                }
+            },
+        )
+}
+
+fn http() -> impl Strategy<Value = Http> {
+    let claims = option::weighted(
+        0.4,
+        select(vec![
+            r#"{"iss":"me","sub":"you","aud":"one","group":"admin"}"#,
+            r#"{"iss":"me","sub":"","aud":["two","three"],"azp":"me"}"#,
+            r#"{"iss":"other","group":["a","admin"],"a":{"b":"c"}}"#,
+        ]),
+    );
+    (
+        select(vec!["GET", "POST", "PUT", "get"]),
+        select(vec![
+            "/",
+            "/a",
+            "/a/b",
+            "/b/a?x=/a",
+            "//a",
+            "/a/../b",
+            "/%61",
+            "/a#b",
+            "/a%00",
+        ]),
+        option::of(select(vec![
+            "example.com",
+            "WWW.example.com",
+            "example.com:80",
+        ])),
+        option::weighted(0.4, select(vec!["1", "abc", ""])),
+        option::weighted(
+            0.3,
+            select(vec!["10.0.0.1", "192.0.2.1, 10.0.0.9", "junk", "fd00::5"]),
+        ),
+        claims,
+    )
+        .prop_map(|(method, path, host, header, forwarded, claims)| {
+            let mut headers = BTreeMap::new();
+            let line = |v: &str| HeaderValues::One(v.into());
+            headers.extend(header.map(|v| ("x-a".to_string(), line(v))));
+            headers.extend(forwarded.map(|v| ("x-forwarded-for".to_string(), line(v))));
+            Http {
+                method: method.into(),
+                path: path.into(),
+                host: host.map(Into::into),
+                headers,
+                claims: claims.map(|c| serde_json::from_str(c).expect("an object")),
+            }
+        })
+}

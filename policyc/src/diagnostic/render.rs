@@ -113,7 +113,11 @@ fn note<'a>(level: Level<'a>, text: String) -> Message<'a> {
 }
 
 fn wrapped(text: &str, width: usize) -> String {
-    textwrap::fill(text, width)
+    let options = textwrap::Options::new(width)
+        .word_separator(textwrap::WordSeparator::AsciiSpace)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation)
+        .break_words(false);
+    textwrap::fill(text, options)
 }
 
 /// The line that a place begins on, and the place's range within it.

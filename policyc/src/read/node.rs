@@ -273,6 +273,10 @@ impl Reader<'_> {
                 }
                 continue;
             }
+            // A merge key has been reported as such.
+            if key.text == "<<" {
+                continue;
+            }
             let help = match nearest(&key.text, known.iter().copied()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known fields: {}", known.join(", ")),

@@ -266,7 +266,7 @@ impl<'de> Visitor<'de> for KeyVisitor {
     type Value = Key;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a key")
+        f.write_str("a string as the key")
     }
     fn visit_str<E: Error>(self, value: &str) -> Result<Key, E> {
         self.visit_string(value.to_owned())

@@ -80,7 +80,8 @@ fn selector(
         }
         None => Default::default(),
     };
-    if labels.is_empty() {
+    let nothing_written = |node: &Node<'_>| node.entries().next().is_none();
+    if nothing_written(node) || node.get("matchLabels").is_some_and(|l| nothing_written(&l)) {
         reader.warning(
             Code::EmptySelector,
             node,

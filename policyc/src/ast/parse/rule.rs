@@ -4,7 +4,7 @@ use super::{not_null, value};
 use crate::{
     ast::{Action, Condition, Operation, Rule, Source},
     diagnostic::Code,
-    read::node::{Node, Reader},
+    read::node::{Node, Reader, nearest},
 };
 
 const FROM_MAX: usize = 512;
@@ -96,7 +96,7 @@ fn parts<T>(
         if !not_null(reader, &item) || reader.map(&item).is_none() {
             continue;
         }
-        reader.only_keys(&item, &format!("an item of `{list}`"), &[inner]);
+        let misplaced = misplaced_fields(reader, &item, inner, known);
         let part = item.get(inner);
         let has_fields = part.as_ref().is_some_and(|part| {
             known
@@ -117,7 +117,6 @@ fn parts<T>(
                     && v.value.kind() != "a string"
             })
         });
-        let misplaced = item.entries().any(|(key, _)| key.text != inner);
         if !has_fields && bare && !misplaced {
             reader.error(
                 Code::EmptyRulePart,
@@ -128,6 +127,26 @@ fn parts<T>(
         }
     }
     Some(parts)
+}
+
+/// Reports keys beside `source` or `operation`; most are its own fields, one level too high.
+fn misplaced_fields(reader: &mut Reader<'_>, item: &Node<'_>, inner: &str, known: &[&str]) -> bool {
+    let mut misplaced = false;
+    for (key, child) in item.entries() {
+        let name = key.text.as_str();
+        if name == inner || name == "<<" {
+            continue;
+        }
+        misplaced = true;
+        let help = match nearest(name, [inner].into_iter().chain(known.iter().copied())) {
+            Some(near) if near == inner => format!("did you mean `{inner}`?"),
+            Some(near) => format!("write `{near}` one level deeper, under `{inner}:`"),
+            None => format!("an item has one field, `{inner}`"),
+        };
+        let message = format!("unknown field `{name}` beside `{inner}`");
+        reader.error(Code::UnknownField, &child, message, help);
+    }
+    misplaced
 }
 
 fn source(reader: &mut Reader<'_>, node: &Node<'_>, action: &Action) -> Source {

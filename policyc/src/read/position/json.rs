@@ -42,7 +42,9 @@ impl Scanner<'_> {
         match first {
             b'{' => self.map(index, depth)?,
             b'[' => self.list(index, depth)?,
-            b'"' => drop(self.string()?),
+            b'"' => {
+                self.string()?;
+            }
             _ => self.word(),
         }
         self.nodes[index].value = start..self.at;

@@ -285,7 +285,11 @@ impl Progress {
     fn says(&self, line: &str, shown: Option<String>) {
         match (&self.bar, shown) {
             (Some(bar), Some(text)) => bar.suspend(|| println!("{text}")),
-            (Some(bar), None) => bar.set_message(line.trim().to_owned()),
+            // A program that speaks JSON does not speak to people.
+            (Some(bar), None) if !line.starts_with('{') => {
+                bar.set_message(line.trim().to_owned());
+            }
+            (Some(_), None) => {}
             (None, Some(text)) => println!("{text}"),
             (None, None) => {}
         }

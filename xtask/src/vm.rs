@@ -7,7 +7,7 @@ mod qemu;
 
 use std::{fmt::Write as _, path::PathBuf, time::Duration};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::{
@@ -21,8 +21,26 @@ const SUCCESS: &str = "vm: success";
 /// Emulation is some ten times slower than the host.
 const LIMIT: Duration = Duration::from_secs(900);
 
-/// Test binaries that run in the guest, with the filter given to each.
-const GUEST_TESTS: &[(&str, &[&str])] = &[("network", &[])];
+/// What runs in the guest.
+const GUEST_TESTS: &[GuestTest] = &[
+    GuestTest {
+        binary: "network",
+        filter: &[],
+        programs: &[],
+    },
+    GuestTest {
+        binary: "live",
+        filter: &[],
+        programs: &["enforcer-under-test"],
+    },
+];
+
+/// A test binary, which of its tests run, and the programs that they start.
+struct GuestTest {
+    binary: &'static str,
+    filter: &'static [&'static str],
+    programs: &'static [&'static str],
+}
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Kernel {
@@ -96,16 +114,27 @@ pub fn static_tests() -> Result<Vec<(String, PathBuf)>> {
 pub fn test_on(kernel: Kernel, tests: &[(String, PathBuf)]) -> Result<Done> {
     let mut files = Vec::new();
     let mut script = String::new();
-    for (name, filter) in GUEST_TESTS {
-        let Some((_, from)) = tests.iter().find(|(built, _)| built == name) else {
-            bail!("there is no test `{name}` to run in the guest");
-        };
-        let to = format!("/tests/deps/{name}");
-        writeln!(script, "check {to} --show-output {}", filter.join(" "))?;
+    let built = |name: &str| {
+        let program = tests.iter().find(|(built, _)| built == name);
+        program.with_context(|| format!("there is no `{name}` to run in the guest"))
+    };
+    for test in GUEST_TESTS {
+        let to = format!("/tests/{}", test.binary);
+        let filter = test.filter.join(" ");
+        writeln!(script, "check {to} --show-output {filter}")?;
+        let (_, from) = built(test.binary)?;
         files.push(GuestFile {
             from: from.clone(),
             to,
         });
+        for program in test.programs {
+            // The tests know these by the path where cargo left them.
+            let (_, from) = built(program)?;
+            files.push(GuestFile {
+                from: from.clone(),
+                to: from.display().to_string(),
+            });
+        }
     }
     boot(kernel, title(kernel), &files, &script, |_| None)
 }

@@ -28,9 +28,10 @@ fn eval(name: &str, arguments: &[&str], requests: &str) -> Output {
         .spawn()
         .expect("policyc should start");
     let mut stdin = child.stdin.take().expect("standard input is piped");
-    stdin
-        .write_all(requests.as_bytes())
-        .expect("policyc should read its requests");
+    // A command line that is refused ends before its requests are read.
+    if let Err(error) = stdin.write_all(requests.as_bytes()) {
+        assert_eq!(error.kind(), std::io::ErrorKind::BrokenPipe, "{error}");
+    }
     drop(stdin);
     child.wait_with_output().expect("policyc should end")
 }
@@ -97,6 +98,37 @@ fn what_cannot_be_judged_keeps_its_place() {
     assert_eq!(ids, ["c", "a", "line 3", "d"]);
     let errors: Vec<bool> = lines.iter().map(|l| l["error"].is_string()).collect();
     assert_eq!(errors, [true, false, true, true]);
+}
+
+#[test]
+fn both_engines_refuse_what_makes_no_sense() {
+    let base: serde_json::Value = serde_json::from_str(GOOD).expect("the request is JSON");
+    let http = serde_json::json!({"method": "GET", "path": "/", "host": "a"});
+    let two_hosts =
+        serde_json::json!({"method": "GET", "path": "/", "host": "a", "headers": {"Host": "b"}});
+    for fields in [
+        serde_json::json!({"http": http}),
+        serde_json::json!({"port": 8080, "protocol": "http"}),
+        serde_json::json!({"port": 8080, "protocol": "http", "http": two_hosts}),
+        serde_json::json!({"src_ip": "192.0.2.9"}),
+        serde_json::json!({"src_trust_domain": "x"}),
+        serde_json::json!({"src": "shop/browser", "src_trust_domain": "a/b"}),
+        serde_json::json!({"src": {"sa": "shop/browser"}}),
+        serde_json::json!({"src": {"sa": "shop"}}),
+        serde_json::json!({"dst": "cart"}),
+    ] {
+        let mut request = base.clone();
+        for (name, value) in fields.as_object().into_iter().flatten() {
+            request[name] = value.clone();
+        }
+        let output = eval("ip-blocks", &["--engine", "both"], &request.to_string());
+        assert_eq!(output.status.code(), Some(1), "{fields} makes no sense");
+        let error = lines(&output)[0]["error"].to_string();
+        assert!(
+            error != "null" && !error.contains("engines differ"),
+            "{fields} should be refused by both engines: {error}"
+        );
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use crate::{
     ir::{Atom, Program},
     link::{Identity, PodName, Source},
     lower::scope::atoms,
-    request::{Request, SourceRef},
+    request::{Request, SourceRef, Wire},
 };
 
 /// Both ends of a request.
@@ -166,6 +166,13 @@ impl Parties {
         };
         if request.src_trust_domain.is_some() && source.identity.is_none() {
             return Err("`src_trust_domain` is given for a source without identity".into());
+        }
+        let domain = request.src_trust_domain.as_deref();
+        if domain.is_some_and(|domain| domain.is_empty() || domain.contains('/')) {
+            return Err("a trust domain cannot be empty or contain `/`".into());
+        }
+        if request.http.is_some() && request.protocol != Wire::Http {
+            return Err("`http` is given for a request whose protocol is not http".into());
         }
         let v6 = match source.address {
             Some(address) => address.is_ipv6(),

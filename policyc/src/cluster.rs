@@ -238,8 +238,8 @@ pub enum Protocol {
 
 impl PodTemplate {
     /// What `port` is declared to speak: Services that select the pod first, else the name of the
-    /// container port. DESIGN: "Service appProtocol or port-name prefix, else container port name
-    /// prefix, else undeclared".
+    /// container port. A Service says it by `appProtocol`, else by the beginning of its port's name.
+    /// Services that disagree declare nothing.
     pub fn protocol(&self, namespace: &str, port: u16, services: &[&Service]) -> Protocol {
         let mut declared: Option<Protocol> = None;
         for service in services

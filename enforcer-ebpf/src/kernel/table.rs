@@ -4,7 +4,10 @@
     reason = "the table is one map value behind a raw pointer"
 )]
 
-use core::ptr::{null, read_volatile};
+use core::{
+    hint::black_box,
+    ptr::{null, read_volatile},
+};
 
 use enforcer_ebpf::{
     decide,
@@ -40,7 +43,10 @@ impl Table {
 
     #[inline(always)]
     pub fn in_slot(slot: u32) -> Self {
-        match TABLES.get_value_ptr_mut(slot, &0) {
+        // A literal zero would be merged with a read-only global that is zero when compiled, and
+        // would no longer be zero once the loader has written that global.
+        let first = black_box(0);
+        match TABLES.get_value_ptr_mut(slot, &first) {
             Some(words) => Self {
                 words: words.cast_const().cast(),
                 capacity: CAPACITY.load(),

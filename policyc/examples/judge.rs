@@ -1,0 +1,163 @@
+//! Nanoseconds per judged request beside the number of rules: `cargo run --release --example judge`.
+//!
+//! Four ways to write N rules, all requests different, each judged by the engine and by a direct
+//! reading of the same rules from first to last.
+
+use std::{hint::black_box, time::Instant};
+
+use policyc::{
+    ir::{
+        Alternative, Atom, AtomId, Clause, Literal, Otherwise, PathPattern, Pattern, PolicyId,
+        Program, Residual, ResidualRule, RuleRef, Stages,
+    },
+    l7::{Connection, Engine, HttpRequest, Step},
+    request::{Expected, Http, Wire},
+};
+
+const REQUESTS: usize = 4_096;
+const ROUNDS: usize = 41;
+
+fn main() {
+    println!(
+        "{:<14}{:>8}{:>12}{:>14}",
+        "rules by", "N", "engine ns", "direct ns"
+    );
+    for (name, rule) in [
+        ("path", path as Shape),
+        ("method+path", method_and_path),
+        ("prefix", prefix),
+        ("header", header),
+    ] {
+        for n in [1, 100, 1_000, 10_000] {
+            let (engine, direct) = measure(n, rule);
+            println!("{name:<14}{n:>8}{engine:>12.0}{direct:>14.0}");
+        }
+    }
+}
+
+type Shape = fn(usize) -> (Vec<Atom>, Http);
+
+fn path(i: usize) -> (Vec<Atom>, Http) {
+    let path = format!("/api/v1/service-{i}/items");
+    let atom = Atom::Path(PathPattern::Plain(Pattern::Exact(path.clone())));
+    (vec![atom], request(&path, i))
+}
+
+fn method_and_path(i: usize) -> (Vec<Atom>, Http) {
+    let (mut atoms, http) = path(i);
+    atoms.insert(0, Atom::Method(Pattern::Exact("GET".into())));
+    (atoms, http)
+}
+
+fn prefix(i: usize) -> (Vec<Atom>, Http) {
+    let atom = Pattern::Prefix(format!("/api/v1/service-{i}/"));
+    let (_, http) = path(i);
+    (vec![Atom::Path(PathPattern::Plain(atom))], http)
+}
+
+fn header(i: usize) -> (Vec<Atom>, Http) {
+    let atom = Atom::Header {
+        name: "x-tenant".into(),
+        value: Pattern::Exact(format!("tenant-{i}")),
+    };
+    (vec![atom], request("/", i))
+}
+
+fn request(path: &str, i: usize) -> Http {
+    let text = serde_json::json!({"method": "GET", "path": path, "host": "shop.example",
+        "headers": {"accept": "*/*", "user-agent": "bench", "x-tenant": format!("tenant-{i}")}});
+    serde_json::from_value(text).expect("a request of the right form")
+}
+
+/// Median over rounds of the mean over requests, in nanoseconds.
+fn measure(n: usize, shape: Shape) -> (f64, f64) {
+    let mut program = Program::default();
+    let mut allow = Vec::new();
+    for i in 0..n {
+        let mut all = Vec::new();
+        for atom in shape(i).0 {
+            let known = program.atoms.iter().rev().take(2).position(|a| *a == atom);
+            let id = match known {
+                Some(back) => program.atoms.len() - 1 - back,
+                None => {
+                    program.atoms.push(atom);
+                    program.atoms.len() - 1
+                }
+            };
+            let any = vec![AtomId(u32::try_from(id).expect("few atoms"))];
+            all.push(Literal {
+                any,
+                negated: false,
+            });
+        }
+        let any = vec![Alternative { all }];
+        let policy = PolicyId(u32::try_from(i).expect("few policies"));
+        allow.push(ResidualRule {
+            rule: RuleRef { policy, rule: 0 },
+            clauses: vec![Clause { any }],
+        });
+    }
+    let stages = Stages {
+        allow: allow.clone(),
+        otherwise: Otherwise::Deny,
+        ..Stages::default()
+    };
+    let residual = Residual {
+        http: Some(stages),
+        ..Residual::default()
+    };
+    // A step that is coprime to N visits the rules in no order that a cache would like.
+    let requests: Vec<Http> = (0..REQUESTS).map(|i| shape(i * 7_919 % n).1).collect();
+    let engine = Engine::new(&program);
+    let compiled = engine.compile(&residual).expect("a sound residual");
+    let engine_ns = median(
+        |http| {
+            let view = HttpRequest::from_json(http, 0);
+            let connection = Connection::default();
+            match engine.judge(&compiled, Wire::Http, connection, Some(&view), None) {
+                Step::Verdict(outcome) => outcome.verdict == Expected::Allow,
+                Step::AskAuthorizer { .. } => false,
+            }
+        },
+        &requests,
+    );
+    let few = &requests[..REQUESTS.min(64 + REQUESTS / n.max(1))];
+    let direct_ns = median(
+        |http| {
+            let holds = |l: &Literal| l.any.iter().any(|a| reads(&program.atoms[a.index()], http));
+            allow.iter().any(|rule| {
+                let clauses = rule.clauses.iter();
+                clauses
+                    .into_iter()
+                    .all(|c| c.any.iter().any(|a| a.all.iter().all(holds)))
+            })
+        },
+        few,
+    );
+    (engine_ns, direct_ns)
+}
+
+fn reads(atom: &Atom, http: &Http) -> bool {
+    match atom {
+        Atom::Method(pattern) => pattern.matches(&http.method),
+        Atom::Path(PathPattern::Plain(pattern)) => pattern.matches(&http.path),
+        Atom::Header { name, value } => {
+            let lines = http.headers.get(name).map_or(&[][..], |v| v.lines());
+            lines.iter().any(|line| value.matches(line))
+        }
+        _ => false,
+    }
+}
+
+fn median(judge: impl Fn(&Http) -> bool, requests: &[Http]) -> f64 {
+    let mut rounds: Vec<f64> = (0..ROUNDS)
+        .map(|_| {
+            let start = Instant::now();
+            let allowed = requests.iter().filter(|r| judge(black_box(r))).count();
+            assert_eq!(allowed, requests.len(), "every request has its rule");
+            start.elapsed().as_secs_f64() * 1e9 / requests.len() as f64
+        })
+        .collect();
+    rounds.sort_by(f64::total_cmp);
+    rounds[ROUNDS / 2]
+}

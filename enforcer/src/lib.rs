@@ -20,6 +20,7 @@ pub mod object;
 pub mod pins;
 pub mod plain;
 pub mod proxy_flows;
+pub mod proxy;
 pub mod proxy_netns;
 pub mod report;
 pub mod table;

@@ -79,6 +79,13 @@ pub enum CompileError {
     TooLarge,
 }
 
+impl CompiledResidual {
+    /// Whether HTTP, where it is spoken, is judged per request.
+    pub fn may_speak_http(&self) -> bool {
+        self.http.is_some()
+    }
+}
+
 /// What to do next about a request.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Step<'a> {

@@ -1,0 +1,260 @@
+//! Accepts connections in the proxy's namespace, within limits, and finds out what each speaks.
+
+use std::{
+    cell::Cell,
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Version;
+use policyc::request::Wire;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    runtime::Runtime,
+};
+
+use super::{
+    Flows, Judge, ProxyConfig, Reporter,
+    conn::{Conn, Shared},
+    http as http_side,
+    sniff::{self, Protocol as Spoken},
+    tcp,
+};
+
+/// What the proxy has done so far.
+#[derive(Debug, Default)]
+pub struct Stats {
+    pub open: AtomicUsize,
+    pub accepted: AtomicU64,
+    /// Closed at once because a limit was reached.
+    pub over_limit: AtomicU64,
+    /// Requests and connections.
+    pub allowed: AtomicU64,
+    pub refused: AtomicU64,
+}
+
+/// The running proxy; dropping it closes every connection.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    /// Where it listens.
+    pub address: SocketAddr,
+    runtime: Option<Runtime>,
+}
+
+impl Proxy {
+    pub fn stats(&self) -> &Stats {
+        &self.shared.stats
+    }
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+thread_local! {
+    static INSIDE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread has entered the proxy's namespace.
+pub(super) fn is_inside() -> bool {
+    INSIDE.get()
+}
+
+/// How many connections may wait to be accepted.
+const BACKLOG: i32 = 4_096;
+
+/// Starts the proxy on threads of its own. `enter` takes a thread into the proxy's namespace; sockets
+/// belong to the namespace of the thread that makes them. A listening socket's file descriptor for
+/// the kernel's map of listeners goes to `listening`.
+pub fn start(
+    config: ProxyConfig,
+    judge: Arc<dyn Judge>,
+    flows: Arc<dyn Flows>,
+    reporter: Arc<dyn Reporter>,
+    enter: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+    listening: impl FnOnce(&TcpListener) -> io::Result<()> + Send + 'static,
+) -> io::Result<Proxy> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(config.workers.max(1))
+        .thread_name("proxy")
+        .enable_all()
+        .on_thread_start(move || match enter() {
+            Ok(()) => INSIDE.set(true),
+            Err(error) => tracing::error!(%error, "a thread cannot enter the proxy's namespace"),
+        })
+        .build()?;
+    let shared = Arc::new(Shared {
+        judge,
+        flows,
+        reporter,
+        stats: Stats::default(),
+        config,
+    });
+    let address = shared.config.listen;
+    let transparent = shared.config.upstream == super::UpstreamTarget::Original;
+    let bind = runtime.spawn(async move {
+        if !is_inside() {
+            return Err(io::Error::other("not in the proxy's namespace"));
+        }
+        let listener = bind(address, transparent)?;
+        listening(&listener)?;
+        Ok(listener)
+    });
+    let listener = block_on(&runtime, bind)??;
+    let address = listener.local_addr()?;
+    runtime.spawn(accept(listener, Arc::clone(&shared)));
+    Ok(Proxy {
+        shared,
+        address,
+        runtime: Some(runtime),
+    })
+}
+
+/// Waits for a task from a thread that may itself belong to another runtime.
+fn block_on<T: Send + 'static>(
+    runtime: &Runtime,
+    task: tokio::task::JoinHandle<T>,
+) -> io::Result<T> {
+    let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+    runtime.spawn(async move {
+        let _receiver_waits = sender.send(task.await);
+    });
+    let result = receiver.recv().map_err(io::Error::other)?;
+    result.map_err(io::Error::other)
+}
+
+/// One socket for both families; transparent, so that it answers for every pod's address.
+fn bind(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
+    let kind = Type::STREAM.nonblocking().cloexec();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    if transparent {
+        socket.set_ip_transparent_v4(true)?;
+        if address.is_ipv6() {
+            socket.set_ip_transparent_v6(true)?;
+        }
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    let sources = Arc::new(Sources::default());
+    loop {
+        let (stream, client) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors, most likely: what is open must end first.
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+        };
+        let client = plain(client);
+        shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
+        let Some(seat) = Seat::take(&shared, &sources, client.ip()) else {
+            shared.stats.over_limit.fetch_add(1, Ordering::Relaxed);
+            let _closed = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+            continue;
+        };
+        let shared = Arc::clone(&shared);
+        tokio::spawn(async move {
+            let _seat = seat;
+            if let Err(error) = serve(shared, stream, client).await {
+                tracing::debug!(%client, %error, "connection");
+            }
+        });
+    }
+}
+
+async fn serve(shared: Arc<Shared>, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+    // The listener answers for every address: the connection's own end is the pod's.
+    let pod = plain(stream.local_addr()?);
+    stream.set_nodelay(true)?;
+    let within = shared.config.sniff_timeout;
+    let conn = Arc::new(Conn {
+        shared,
+        client,
+        pod,
+    });
+    let (spoken, read) = sniff::sniff(&mut stream, within).await?;
+    let version = match &spoken {
+        Spoken::Http1 if conn.may_speak_http() => Version::HTTP_11,
+        Spoken::Http2 if conn.may_speak_http() => Version::HTTP_2,
+        Spoken::Http1 | Spoken::Http2 | Spoken::Tcp => {
+            return tcp::serve(conn, stream, read, Wire::Tcp, None).await;
+        }
+        Spoken::Tls { sni } => {
+            return tcp::serve(conn, stream, read, Wire::Tls, sni.clone()).await;
+        }
+    };
+    let served = http_side::serve(conn, stream, read, version).await;
+    served.map_err(io::Error::other)
+}
+
+/// An IPv4 address in IPv6 form is an IPv4 address.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+#[derive(Default)]
+struct Sources {
+    open: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// The right to be open.
+struct Seat {
+    shared: Arc<Shared>,
+    sources: Arc<Sources>,
+    source: IpAddr,
+}
+
+impl Seat {
+    fn take(shared: &Arc<Shared>, sources: &Arc<Sources>, source: IpAddr) -> Option<Self> {
+        let limits = &shared.config;
+        if shared.stats.open.load(Ordering::Relaxed) >= limits.connections_max {
+            return None;
+        }
+        let mut open = sources.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = open.entry(source).or_default();
+        if *count >= limits.connections_per_source_max {
+            return None;
+        }
+        *count += 1;
+        shared.stats.open.fetch_add(1, Ordering::Relaxed);
+        Some(Self {
+            shared: Arc::clone(shared),
+            sources: Arc::clone(sources),
+            source,
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.shared.stats.open.fetch_sub(1, Ordering::Relaxed);
+        let open = &self.sources.open;
+        let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = open.get_mut(&self.source) {
+            *count -= 1;
+            if *count == 0 {
+                open.remove(&self.source);
+            }
+        }
+    }
+}

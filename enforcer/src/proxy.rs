@@ -167,3 +167,6 @@ pub enum Spoken<'a> {
     },
     Tcp,
 }
+
+#[cfg(test)]
+mod tests;

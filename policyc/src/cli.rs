@@ -6,6 +6,7 @@ mod eval;
 mod explain;
 mod inspect;
 mod sources;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -41,6 +42,7 @@ enum Command {
     Eval(eval::Args),
     Explain(Box<explain::Args>),
     Inspect(inspect::Args),
+    Verify(verify::Args),
 }
 
 pub fn main() -> ExitCode {
@@ -51,6 +53,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Verify(args) => verify::run(&args),
     };
     match outcome {
         Ok(Outcome::Good) => ExitCode::SUCCESS,

@@ -26,3 +26,4 @@ pub mod read;
 pub mod report;
 pub mod request;
 pub mod resolve;
+pub mod verify;

@@ -378,7 +378,7 @@ fn http() -> impl Strategy<Value = Http> {
         ]),
     );
     (
-        select(vec!["GET", "POST", "PUT", "get"]),
+        select(vec!["GET", "POST", "PUT", "get", "OPTIONS"]),
         select(vec![
             "/",
             "/a",
@@ -400,19 +400,26 @@ fn http() -> impl Strategy<Value = Http> {
             0.3,
             select(vec!["10.0.0.1", "192.0.2.1, 10.0.0.9", "junk", "fd00::5"]),
         ),
+        any::<bool>(),
         claims,
     )
-        .prop_map(|(method, path, host, header, forwarded, claims)| {
-            let mut headers = BTreeMap::new();
-            let line = |v: &str| HeaderValues::One(v.into());
-            headers.extend(header.map(|v| ("x-a".to_string(), line(v))));
-            headers.extend(forwarded.map(|v| ("x-forwarded-for".to_string(), line(v))));
-            Http {
-                method: method.into(),
-                path: path.into(),
-                host: host.map(Into::into),
-                headers,
-                claims: claims.map(|c| serde_json::from_str(c).expect("an object")),
-            }
-        })
+        .prop_map(
+            |(method, path, host, header, forwarded, preflight, claims)| {
+                let mut headers = BTreeMap::new();
+                let line = |v: &str| HeaderValues::One(v.into());
+                headers.extend(header.map(|v| ("x-a".to_string(), line(v))));
+                headers.extend(forwarded.map(|v| ("x-forwarded-for".to_string(), line(v))));
+                if method == "OPTIONS" && preflight {
+                    headers.insert("origin".into(), line("https://example.com"));
+                    headers.insert("access-control-request-method".into(), line("GET"));
+                }
+                Http {
+                    method: method.into(),
+                    path: path.into(),
+                    host: host.map(Into::into),
+                    headers,
+                    claims: claims.map(|c| serde_json::from_str(c).expect("an object")),
+                }
+            },
+        )
 }

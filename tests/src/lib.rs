@@ -12,3 +12,4 @@ pub mod prog_run;
 pub mod ready;
 pub mod table_builder;
 pub mod topology;
+pub mod world;

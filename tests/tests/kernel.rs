@@ -1,27 +1,348 @@
-use enforcer_ebpf::maps::{global, program};
-use tests::bpf::{Bpf, L7_IFINDEX, REJ_IFINDEX, unavailable};
+//! The programs in the kernel decide as the same functions do on the host: on the same bytes, with
+//! the same table and the same flows, the same return value, counters, hits, event and entries.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use enforcer_ebpf::{
+    event::{Event, EventBudget, Hook},
+    flow::{FlowKey, Hits, OutValue, ProxyValue},
+    judge::{Action, Flows as _, Judgement, Place, judge_from_l7, judge_from_pod, judge_to_pod},
+    maps::{EVENT_BUDGET, EVENTS, HITS, OUT, PROXY, REASONS, global, hits_index, program},
+    packet::{Packet, parse},
+    reason::Reason,
+    words::header,
+};
+use fastrand::Rng;
+use tests::{
+    bpf::{Bpf, L7_IFINDEX, Plain, REJ_IFINDEX, unavailable},
+    flow_model::FlowModel,
+    prog_run,
+    world::{self, INTERFACE, RECORDS},
+};
+
+/// Tables, and frames a hook for each.
+const TABLES: u32 = 60;
+const FRAMES: u32 = 250;
+/// Return values of a TC program: on to the next one, drop, redirected.
+const NEXT: i32 = -1;
+const SHOT: i32 = 2;
+const REDIRECT: i32 = 7;
+
 #[test]
-fn loads() {
+fn the_kernel_decides_as_the_host_does() {
     if unavailable().is_some() {
         return;
     }
-    let bpf = Bpf::load(
-        "enforcer-ebpf",
-        &[
-            (global::L7_IFINDEX, L7_IFINDEX),
-            (global::REJ_IFINDEX, REJ_IFINDEX),
-        ],
-    )
-    .unwrap_or_else(|e| panic!("load: {e:?}"));
+    let mut bpf = load();
+    let table = bpf.add_table(0).expect("memory for one table");
+    bpf.activate(0).expect("ACTIVE is there");
+    let mut events = RingBuf::try_from(bpf.ebpf.take_map(EVENTS).expect("EVENTS")).expect("a ring");
+    let mut seen = BTreeMap::<&str, u32>::new();
+    let flows = FlowModel::default();
+    let mut runs = 0;
+    for seed in 0..TABLES {
+        let mut rng = Rng::with_seed(u64::from(seed));
+        let judged = rng.u32(0..4);
+        let words = world::table(&mut rng, judged).build();
+        bpf.write_table(table, &words).expect("it fits");
+        let reasons = reasons(&bpf);
+        let hits = hits(&bpf);
+        let mut expected = Expected::default();
+        for _ in 0..FRAMES {
+            for hook in [Hook::ToPod, Hook::FromPod, Hook::FromL7] {
+                let (frame, ingress) =
+                    world::frame(&mut rng, judged, !matches!(hook, Hook::FromPod));
+                let Ok(answer) = run(&bpf, hook, &frame, ingress) else {
+                    // The kernel makes no packet of so few bytes.
+                    assert!(
+                        frame.len() < 54,
+                        "refused {} bytes: {frame:02x?}",
+                        frame.len()
+                    );
+                    continue;
+                };
+                let packet = parse(&frame[..]);
+                let judgement = judge(hook, &packet, &words, &flows, ingress);
+                let context = format!(
+                    "seed {seed} {hook:?} from {ingress}: {packet:?} {judgement:?} {frame:02x?}"
+                );
+                assert_eq!(
+                    answer,
+                    answer_for(&judgement),
+                    "return value: {context}; the kernel counted {}",
+                    risen(&reasons, &self::reasons(&bpf), &expected)
+                );
+                let event = events.next().map(|bytes| event(&bytes));
+                let wanted = judgement
+                    .is_news(&words[..], packet.opens())
+                    .then(|| event_for(hook, &packet, &judgement, &words));
+                assert_eq!(event, wanted, "event: {context}");
+                expected.add(&packet, &judgement);
+                *seen.entry(judgement.reason.name()).or_default() += 1;
+                runs += 1;
+            }
+            spend_no_budget(&mut bpf);
+        }
+        expected.check(&reasons, &self::reasons(&bpf), &hits, &self::hits(&bpf));
+    }
+    assert!(runs >= 20_000, "only {runs} runs");
+    same_entries(&bpf, &flows);
+    println!("{runs} runs agree; reasons seen: {seen:?}");
+    for reason in [
+        "allowed",
+        "denied",
+        "steered",
+        "outbound",
+        "outbound_opened",
+        "proxied",
+        "bare_reset",
+        "host_probe",
+        "non_tcp",
+        "not_enrolled",
+        "link_control",
+        "unknown_identity",
+        "spoofed_local_source",
+        "spoofed_pod_source",
+        "foreign_destination",
+        "foreign_proxy_packet",
+        "syn_on_live_flow",
+        "malformed",
+        "bad_flags",
+        "bad_extension",
+        "bad_fragment",
+        "unknown_fragment",
+        "audit_would_deny",
+        "audit_would_ask",
+        "paused",
+        "reply_refused",
+    ] {
+        assert!(seen.contains_key(reason), "no frame met `{reason}`");
+    }
+}
+
+#[test]
+fn every_program_is_verified_with_room_to_spare() {
+    if unavailable().is_some() {
+        return;
+    }
+    let bpf = load();
     for name in [
         program::TO_POD,
         program::FROM_POD,
         program::FROM_L7,
         program::PROXY_LOOKUP,
     ] {
-        println!(
-            "{name}: {} instructions verified",
-            bpf.verified(name).unwrap_or(0)
+        let verified = bpf.verified(name).expect("the kernel counts");
+        println!("{name}: {verified} instructions verified");
+        assert!(
+            verified < 250_000,
+            "{name} is a quarter of the way to the kernel's limit"
         );
     }
+}
+
+#[test]
+fn without_a_table_everything_is_refused() {
+    if unavailable().is_some() {
+        return;
+    }
+    let mut bpf = load();
+    bpf.activate(u32::MAX).expect("ACTIVE is there");
+    let mut rng = Rng::with_seed(1);
+    let before = reasons(&bpf)[Reason::NoTable as usize];
+    for _ in 0..100 {
+        let (frame, ingress) = world::frame(&mut rng, 0, true);
+        if let Ok(answer) = run(&bpf, Hook::ToPod, &frame, ingress) {
+            assert_eq!(answer, SHOT, "no table must mean no packet");
+        }
+    }
+    assert!(
+        reasons(&bpf)[Reason::NoTable as usize] > before,
+        "the reason was not counted"
+    );
+}
+
+fn load() -> Bpf {
+    let globals = [
+        (global::L7_IFINDEX, L7_IFINDEX),
+        (global::REJ_IFINDEX, REJ_IFINDEX),
+    ];
+    Bpf::load("enforcer-ebpf", &globals).unwrap_or_else(|error| panic!("{error:#}"))
+}
+
+fn run(bpf: &Bpf, hook: Hook, frame: &[u8], ingress: u32) -> anyhow::Result<i32> {
+    let name = match hook {
+        Hook::ToPod => program::TO_POD,
+        Hook::FromPod => program::FROM_POD,
+        _ => program::FROM_L7,
+    };
+    let program = bpf.program(name).expect("loaded");
+    Ok(prog_run::run(program, frame, INTERFACE, ingress, 1)?.answer)
+}
+
+fn judge(hook: Hook, packet: &Packet, words: &[u32], flows: &FlowModel, ingress: u32) -> Judgement {
+    let place = Place {
+        interface: INTERFACE,
+        ingress,
+        l7: L7_IFINDEX,
+        rejects: REJ_IFINDEX,
+    };
+    match hook {
+        Hook::ToPod => judge_to_pod(packet, words, flows, &place),
+        Hook::FromPod => judge_from_pod(packet, words, flows, &place),
+        _ => judge_from_l7(packet, words, flows),
+    }
+}
+
+fn answer_for(judgement: &Judgement) -> i32 {
+    match judgement.action {
+        Action::Pass => NEXT,
+        Action::Drop => SHOT,
+        Action::Refuse | Action::Steer | Action::ToProxy | Action::ToPod => REDIRECT,
+    }
+}
+
+fn event_for(hook: Hook, packet: &Packet, judgement: &Judgement, words: &[u32]) -> Event {
+    Event {
+        epoch: words[header::EPOCH as usize],
+        cell: judgement.cell.0,
+        ifindex: INTERFACE,
+        reason: judgement.reason as u8,
+        hook: hook as u8,
+        protocol: packet.protocol,
+        tcp_flags: packet.flags,
+        source: packet.source,
+        destination: packet.destination,
+        source_port: packet.source_port,
+        destination_port: packet.destination_port,
+        time_low: 0,
+        time_high: 0,
+        slot: judgement.slot,
+    }
+}
+
+/// Reads an event; its time is nothing to compare.
+fn event(bytes: &[u8]) -> Event {
+    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let half = |at: usize| u16::from_ne_bytes(bytes[at..at + 2].try_into().expect("two bytes"));
+    assert_eq!(bytes.len(), 64, "an event has 64 bytes");
+    Event {
+        epoch: word(0),
+        cell: word(4),
+        ifindex: word(8),
+        reason: bytes[12],
+        hook: bytes[13],
+        protocol: bytes[14],
+        tcp_flags: bytes[15],
+        source: [word(16), word(20), word(24), word(28)],
+        destination: [word(32), word(36), word(40), word(44)],
+        source_port: half(48),
+        destination_port: half(50),
+        time_low: 0,
+        time_high: 0,
+        slot: word(60),
+    }
+}
+
+/// The reasons that rose by something else than expected.
+fn risen(before: &[u64], now: &[u64], expected: &Expected) -> String {
+    (0..now.len())
+        .filter(|i| now[*i] - before[*i] != expected.reasons.get(i).copied().unwrap_or(0))
+        .filter_map(|i| Reason::from_number(u8::try_from(i).ok()?))
+        .map(Reason::name)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// What the counters should have risen by.
+#[derive(Default)]
+struct Expected {
+    reasons: BTreeMap<usize, u64>,
+    hits: BTreeMap<u32, (u64, u64)>,
+}
+
+impl Expected {
+    fn add(&mut self, packet: &Packet, judgement: &Judgement) {
+        *self.reasons.entry(judgement.reason as usize).or_default() += 1;
+        if judgement.masqueraded {
+            let lost = Reason::MasqueradedSource as usize;
+            *self.reasons.entry(lost).or_default() += 1;
+        }
+        let record = judgement.cell.record();
+        if record != 0 {
+            let hits = self.hits.entry(record).or_default();
+            hits.0 += u64::from(packet.opens());
+            hits.1 += 1;
+        }
+    }
+
+    fn check(&self, reasons: &[u64], now: &[u64], hits: &[(u64, u64)], hits_now: &[(u64, u64)]) {
+        for (i, (before, after)) in reasons.iter().zip(now).enumerate() {
+            let name = Reason::from_number(u8::try_from(i).expect("few")).map(Reason::name);
+            let wanted = self.reasons.get(&i).copied().unwrap_or(0);
+            assert_eq!(after - before, wanted, "counter {name:?}");
+        }
+        for (record, (before, after)) in (0u32..).zip(hits.iter().zip(hits_now)) {
+            let wanted = self.hits.get(&record).copied().unwrap_or((0, 0));
+            let got = (after.0 - before.0, after.1 - before.1);
+            assert_eq!(got, wanted, "opened and packets of record {record}");
+        }
+    }
+}
+
+fn reasons(bpf: &Bpf) -> Vec<u64> {
+    let map = PerCpuArray::<_, u64>::try_from(bpf.ebpf.map(REASONS).expect("REASONS"));
+    let map = map.expect("u64");
+    (0..map.len())
+        .map(|i| map.get(&i, 0).expect("within").iter().sum())
+        .collect()
+}
+
+fn hits(bpf: &Bpf) -> Vec<(u64, u64)> {
+    let map = PerCpuArray::<_, Plain<Hits>>::try_from(bpf.ebpf.map(HITS).expect("HITS"));
+    let map = map.expect("Hits");
+    (0..RECORDS)
+        .map(|record| {
+            let values = map.get(&hits_index(0, record), 0).expect("within");
+            values.iter().fold((0, 0), |sum, hits| {
+                (sum.0 + hits.0.opened, sum.1 + hits.0.packets)
+            })
+        })
+        .collect()
+}
+
+/// Events are limited in time; the test is not about that.
+fn spend_no_budget(bpf: &mut Bpf) {
+    let map = bpf.ebpf.map_mut(EVENT_BUDGET).expect("EVENT_BUDGET");
+    let mut map = PerCpuArray::<_, Plain<EventBudget>>::try_from(map).expect("EventBudget");
+    let cpus = map.get(&0, 0).expect("one element").len();
+    let values = PerCpuValues::try_from(vec![Plain(EventBudget::default()); cpus]).expect("CPUs");
+    map.set(0, values, 0).expect("one element");
+}
+
+/// The maps hold what the model holds.
+fn same_entries(bpf: &Bpf, flows: &FlowModel) {
+    let memory = flows.memory.borrow();
+    let out: BpfHashMap<&MapData, Plain<FlowKey>, Plain<OutValue>> = typed(bpf, OUT);
+    assert_eq!(out.keys().count(), memory.out.len(), "entries of OUT");
+    for (key, slot) in &memory.out {
+        let value = out
+            .get(&Plain(*key), 0)
+            .expect("an entry that the model has")
+            .0;
+        assert_eq!(value.slot, *slot, "slot of an OUT entry");
+        assert!(flows.is_out(key), "the model answers for its own entry");
+    }
+    let proxy: BpfHashMap<&MapData, Plain<FlowKey>, Plain<ProxyValue>> = typed(bpf, PROXY);
+    assert_eq!(
+        proxy.keys().count(),
+        memory.proxied.len(),
+        "entries of PROXY"
+    );
+}
+
+fn typed<'a, K: aya::Pod, V: aya::Pod>(bpf: &'a Bpf, name: &str) -> BpfHashMap<&'a MapData, K, V> {
+    let map = bpf.ebpf.map(name).expect("a map of that name");
+    BpfHashMap::try_from(map).expect("a hash of these types")
 }

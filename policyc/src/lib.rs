@@ -19,6 +19,7 @@ pub mod inspect;
 pub mod ir;
 pub mod l7;
 pub mod link;
+pub mod lint;
 pub mod lower;
 pub mod options;
 pub mod oracle;

@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use clap::ValueEnum;
-use policyc::diagnostic;
+use policyc::{diagnostic, lint};
 
 use super::{
     Outcome,
@@ -35,7 +35,11 @@ enum Format {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
-    let (loaded, found) = args.sources.read();
+    let (loaded, mut found) = args.sources.read();
+    // With an error, what a lint would say may be wrong.
+    if !diagnostic::any_error(&found) {
+        found.extend(lint::lint(&loaded, args.sources.catch_all_deny.into())?);
+    }
     let outcome = outcome(&found, args.deny_warnings);
     match args.format {
         Format::Json => {

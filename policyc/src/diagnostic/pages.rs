@@ -1,6 +1,7 @@
 //! What `policyc explain CODE` prints: a page for each code, with an example, the reason and the fix.
 
 mod cluster;
+mod lints;
 mod policy;
 mod reading;
 mod tokens;
@@ -25,7 +26,13 @@ pub struct Page {
 impl Code {
     /// The code's page.
     pub fn page(self) -> Page {
-        let pages = [reading::PAGES, policy::PAGES, tokens::PAGES, cluster::PAGES];
+        let pages = [
+            reading::PAGES,
+            policy::PAGES,
+            tokens::PAGES,
+            cluster::PAGES,
+            lints::PAGES,
+        ];
         let mut all = pages.into_iter().flatten();
         // INVARIANT: every code has a page; a test holds it.
         all.find(|(code, _)| *code == self)

@@ -1,0 +1,104 @@
+//! DENY rules with HTTP fields whose workloads have ports that do not speak HTTP: there the field is
+//! dropped, and the rule denies more than it says.
+
+use std::collections::BTreeSet;
+
+use super::world::{World, rule_path, rules};
+use crate::{
+    ast::{Action, AuthorizationPolicy, Operation, Rule},
+    cluster::Protocol,
+    diagnostic::{Code, Diagnostic, Severity},
+};
+
+pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (number, policy) in world.policies() {
+        if policy.action != Action::Deny || !rules(policy).any(|(_, r)| has_http(r)) {
+            continue;
+        }
+        // (port, workload)
+        let mut tcp: BTreeSet<(u16, String)> = BTreeSet::new();
+        for target in world.targets_of(number) {
+            let services = world.services_of(target);
+            for port in &target.template.ports {
+                let protocol = target
+                    .template
+                    .protocol(target.namespace, port.port, &services);
+                if protocol == Protocol::Tcp {
+                    tcp.insert((port.port, world.names([target])));
+                }
+            }
+        }
+        for (i, rule) in rules(policy).filter(|(_, r)| has_http(r)) {
+            let hit = tcp.iter().find(|(port, _)| may_match_port(rule, *port));
+            if let Some((port, workload)) = hit {
+                found.push(report(world, policy, i, *port, workload));
+            }
+        }
+    }
+    found
+}
+
+/// ISTIO: "HTTP-only fields are dropped from DENY rules on TCP ports", which widens them.
+fn report(
+    world: &World<'_>,
+    policy: &AuthorizationPolicy,
+    rule: usize,
+    port: u16,
+    workload: &str,
+) -> Diagnostic {
+    world.about(
+        policy,
+        Code::DenyHttpOnTcp,
+        Severity::Warning,
+        rule_path(policy, rule),
+        format!(
+            "port {port} of {workload} speaks TCP, where this DENY rule's HTTP fields are dropped \
+             and the rest of the rule denies connections"
+        ),
+        "name the HTTP ports in `ports`, or give the port a name such as `http-web` if it does \
+         speak HTTP",
+    )
+}
+
+fn has_http(rule: &Rule) -> bool {
+    let in_source = rule.from.iter().flatten().any(|source| {
+        source.request_principals.is_some() || source.not_request_principals.is_some()
+    });
+    let in_operation = rule.to.iter().flatten().any(is_http);
+    let in_condition = rule
+        .when
+        .iter()
+        .flatten()
+        .any(|condition| condition.key.starts_with("request."));
+    in_source || in_operation || in_condition
+}
+
+fn is_http(operation: &Operation) -> bool {
+    let lists = [
+        &operation.hosts,
+        &operation.not_hosts,
+        &operation.methods,
+        &operation.not_methods,
+        &operation.paths,
+        &operation.not_paths,
+    ];
+    lists.iter().any(|list| list.is_some())
+}
+
+/// Whether the rule's ports leave this one in.
+fn may_match_port(rule: &Rule, port: u16) -> bool {
+    let is = |list: &Option<Vec<String>>| {
+        let mut values = list.iter().flatten();
+        values.any(|value| value.parse() == Ok(port))
+    };
+    let operations = rule.to.as_deref();
+    let by_operation = operations.is_none_or(|list| {
+        list.iter()
+            .any(|o| (o.ports.is_none() || is(&o.ports)) && !is(&o.not_ports))
+    });
+    let by_condition = rule.when.iter().flatten().all(|c| {
+        c.key != "destination.port" || (c.values.is_none() || is(&c.values)) && !is(&c.not_values)
+    });
+    by_operation && by_condition
+}

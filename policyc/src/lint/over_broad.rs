@@ -1,0 +1,57 @@
+//! Suffixes that match more than their writer thinks of.
+
+use super::{fields, world::World};
+use crate::{
+    ast::Action,
+    diagnostic::{Code, Diagnostic, Severity},
+};
+
+pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
+    let mut found = Vec::new();
+    for (_, policy) in world.policies() {
+        for field in fields::all(policy) {
+            // A wide positive value lets in too many; so does a wide exception of a DENY.
+            let opens = match policy.action {
+                Action::Allow => !field.negative,
+                Action::Deny => field.negative,
+                Action::Audit | Action::Custom { .. } => false,
+            };
+            if !opens {
+                continue;
+            }
+            for (i, value) in field.values.iter().enumerate() {
+                if let Some((example, fix)) = example(field.name, value) {
+                    found.push(world.about(
+                        policy,
+                        Code::OverBroadSuffix,
+                        Severity::Warning,
+                        field.path.index(i),
+                        format!("`{value}` also matches `{example}`"),
+                        format!("write `\"{fix}\"`, or name the values"),
+                    ));
+                }
+            }
+        }
+    }
+    found
+}
+
+/// What else a suffix matches, and the suffix that begins at a border.
+fn example(field: &str, value: &str) -> Option<(String, String)> {
+    let rest = value.strip_prefix('*')?;
+    let starts_inside = rest.starts_with(|c: char| c.is_ascii_alphanumeric());
+    if !starts_inside {
+        return None;
+    }
+    match field {
+        "hosts" | "notHosts" => Some((format!("evil{rest}"), format!("*.{rest}"))),
+        "principals" | "notPrincipals" | "source.principal" if !rest.contains("/ns/") => Some((
+            format!("{}/ns/any/sa/evil-{rest}", "cluster.local"),
+            format!("*/sa/{rest}"),
+        )),
+        "namespaces" | "notNamespaces" | "source.namespace" => {
+            Some((format!("evil{rest}"), format!("*-{rest}")))
+        }
+        _ => None,
+    }
+}

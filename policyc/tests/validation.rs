@@ -8,70 +8,21 @@
 //! A file without such a comment must be accepted without a word. Snapshots beside hold the whole
 //! text and JSON that people and programs get to see.
 
-use std::{fs, path::PathBuf};
+#[path = "support/corpus.rs"]
+mod corpus;
 
-use policyc::{
-    diagnostic::{self, Diagnostic, Severity},
-    read::{Sources, load_str},
-};
+use corpus::{Case, found};
+use policyc::{diagnostic, read::load_str};
 
-struct Case {
-    name: String,
-    text: String,
-}
-
-/// All cases, by name.
 fn cases() -> Vec<Case> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/validation");
-    let mut cases = Vec::new();
-    for entry in fs::read_dir(&folder).expect("the corpus is part of the repository") {
-        let path = entry.expect("the corpus can be listed").path();
-        if path.extension().is_some_and(|e| e == "yaml") {
-            cases.push(Case {
-                name: path.file_name().expect("a file").to_string_lossy().into(),
-                text: fs::read_to_string(&path).expect("a case is UTF-8"),
-            });
-        }
-    }
-    cases.sort_by(|a, b| a.name.cmp(&b.name));
-    assert!(cases.len() >= 60, "the corpus has {} cases", cases.len());
-    cases
-}
-
-/// `P112 error 12:17` for each diagnostic, sorted.
-fn found(diagnostics: &[Diagnostic], sources: &Sources) -> Vec<String> {
-    let mut lines: Vec<_> = diagnostics
-        .iter()
-        .map(|d| {
-            let about_key = d.code.is_about_key();
-            let place = sources
-                .place(d.at.document, &d.at.path, about_key)
-                .expect("a diagnostic of a text has a place");
-            let severity = match d.severity {
-                Severity::Error => "error",
-                Severity::Warning => "warning",
-                Severity::Note => "note",
-            };
-            (place.line, place.column, format!("{} {severity}", d.code))
-        })
-        .collect();
-    lines.sort();
-    lines
-        .into_iter()
-        .map(|(line, column, what)| format!("{what} {line}:{column}"))
-        .collect()
+    corpus::cases("validation", 60)
 }
 
 #[test]
 fn each_case_causes_what_it_says() {
     let mut wrong = Vec::new();
     for case in cases() {
-        let expected: Vec<String> = case
-            .text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# expect: "))
-            .map(str::to_owned)
-            .collect();
+        let expected = case.expected();
         let (loaded, diagnostics) = load_str(&case.name, &case.text, None);
         let found = found(&diagnostics, &loaded.sources);
         if found != expected {

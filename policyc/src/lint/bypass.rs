@@ -42,8 +42,15 @@ fn hosts(
             Code::HostWithoutPort,
             Severity::Warning,
             field.path.index(i),
-            format!("a request with `Host: {host}:443` is not denied by `{host}`"),
-            format!("add the form with a port: `\"{host}:*\"`"),
+            format!(
+                "a request with `Host: {}:443` is not denied by `{host}`",
+                host.replacen('*', "any", 1)
+            ),
+            // After a leading star a trailing one would be a literal star.
+            match host.starts_with('*') {
+                true => format!("add the form with each port in use, such as `\"{host}:443\"`"),
+                false => format!("add the form with a port: `\"{host}:*\"`"),
+            },
         ));
     }
 }

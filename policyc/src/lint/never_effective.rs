@@ -1,7 +1,7 @@
 //! ALLOW policies that a catch-all DENY makes useless. Many tutorials believe that an ALLOW is an
 //! exception to a DENY; it never is.
 
-use super::world::{World, enforces, is_catch_all, name, rules};
+use super::world::{World, enforces, is_catch_all, name, rule_path, rules};
 use crate::{
     ast::{Action, AuthorizationPolicy},
     diagnostic::{Code, Diagnostic, Severity},
@@ -46,7 +46,7 @@ fn report(
 ) -> Diagnostic {
     let count = rules(policy).count();
     let subject = match count {
-        1 => "this ALLOW rule can never take effect".to_owned(),
+        1 => "rule 0 of this ALLOW policy can never take effect".to_owned(),
         _ => format!("none of the {count} rules of this ALLOW policy can ever take effect"),
     };
     let deny_place = world.loaded.sources.file_line(deny.document, &deny.object);
@@ -55,21 +55,28 @@ fn report(
         policy,
         Code::NeverEffectiveAllow,
         Severity::Warning,
-        super::world::rule_path(policy, 0),
+        rule_path(policy, 0),
         format!(
             "{subject}: DENY policy `{deny_name}` ({deny_place}) denies every request to the same \
              workloads, and DENY always wins over ALLOW"
         ),
         format!(
-            "to deny by default and allow exceptions, write `{deny_name}` as an ALLOW policy that \
-             allows nothing: remove its `action: DENY` and its `rules` and keep `{}`; or keep the \
-             files as they are and pass `--catch-all-deny=default-deny`",
-            match deny.attachment.selector {
-                Some(_) => "spec: {selector: ...}",
-                None => "spec: {}",
-            }
+            "to deny by default with exceptions, give `{deny_name}` neither `action` nor `rules`, \
+             which makes it an ALLOW policy that allows nothing:\n{}or pass \
+             `--catch-all-deny=default-deny`, and it is read as that without a change",
+            allow_nothing(deny)
         ),
     )
+}
+
+/// The spec of an ALLOW policy that makes the same workloads default-deny.
+fn allow_nothing(deny: &AuthorizationPolicy) -> String {
+    let labels = deny.attachment.selector.iter().flatten();
+    let labels: String = labels.map(|(k, v)| format!("      {k}: {v}\n")).collect();
+    match labels.is_empty() {
+        true => "spec: {}\n".into(),
+        false => format!("spec:\n  selector:\n    matchLabels:\n{labels}"),
+    }
 }
 
 /// Whether `wide` applies to every workload that `narrow` may ever apply to.

@@ -231,6 +231,14 @@ fn who_was_meant(
             "namespace `{namespace}` has no workloads here; give its manifests as well, or check \
              the name"
         ),
-        None => format!("set `serviceAccountName: {account}` on the workload that is meant"),
+        None => {
+            let accounts = known.accounts.get(namespace).into_iter().flatten();
+            let accounts: Vec<&str> = accounts.copied().take(5).collect();
+            format!(
+                "workloads of `{namespace}` run as {}; set `serviceAccountName: {account}` on the \
+                 one that is meant",
+                accounts.join(", ")
+            )
+        }
     }
 }

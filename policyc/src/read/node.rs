@@ -351,17 +351,46 @@ impl Reader<'_> {
     }
 }
 
-/// The candidate that was probably meant, if any is close.
+/// The candidate that was probably meant, if any is close: a few letters changed, swapped, missing
+/// or too many, or a common beginning.
 pub fn nearest<'c>(text: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     const CLOSE: f64 = 0.8;
     let lower = text.to_lowercase();
-    let score = |candidate: &str| strsim::jaro_winkler(&lower, &candidate.to_lowercase());
+    let letters = lower.chars().count();
     let mut best: Option<(f64, &str)> = None;
     for candidate in candidates {
-        let score = score(candidate);
-        if score >= CLOSE && best.is_none_or(|(before, _)| score > before) {
+        let other = candidate.to_lowercase();
+        let edits = strsim::damerau_levenshtein(&lower, &other);
+        let few_edits = letters >= 3 && edits <= (letters / 4).max(1);
+        // The sum prefers few edits, and among those a common beginning.
+        let likeness = strsim::jaro_winkler(&lower, &other);
+        let score = likeness + strsim::normalized_damerau_levenshtein(&lower, &other);
+        let close = likeness >= CLOSE || few_edits;
+        if close && best.is_none_or(|(before, _)| score > before) {
             best = Some((score, candidate));
         }
     }
     best.map(|(_, candidate)| candidate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn what_was_probably_meant() {
+        let near = |text, candidates: &[&'static str]| nearest(text, candidates.iter().copied());
+        assert_eq!(
+            near("wbe", &["web", "db"]),
+            Some("web"),
+            "two letters swapped"
+        );
+        assert_eq!(
+            near("method", &["paths", "methods", "notMethods"]),
+            Some("methods")
+        );
+        assert_eq!(near("Deny", &["ALLOW", "DENY"]), Some("DENY"), "case aside");
+        assert_eq!(near("app", &["db", "cache"]), None, "nothing is close");
+        assert_eq!(near("a", &["b"]), None, "one letter says nothing");
+    }
 }

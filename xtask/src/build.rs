@@ -107,9 +107,16 @@ pub fn static_programs(title: &str, arguments: &[&str]) -> Result<(Done, Vec<(St
     build
         .args(rest)
         .arg("--message-format=json-render-diagnostics");
-    let done = step::run(title, &mut build, LIMIT)?;
+    let mut done = step::run(title, &mut build, LIMIT)?;
     let mut programs = Vec::new();
-    for line in done.output.lines().filter(|line| line.starts_with('{')) {
+    let output = std::mem::take(&mut done.output);
+    for line in output.lines() {
+        if !line.starts_with('{') {
+            // What is left is for people.
+            done.output += line;
+            done.output.push('\n');
+            continue;
+        }
         let message: serde_json::Value =
             serde_json::from_str(line).context("cargo writes a JSON object a line")?;
         if let (Some(name), Some(file)) = (

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write},
     net::SocketAddr,
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
@@ -12,6 +12,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use enforcer::{
+    control::{Answer, Filter, Request},
+    report::{Verdict, VerdictLine},
+};
 use serde_json::Value;
 use tests::{
     netns::{Netns, Process},
@@ -40,22 +44,11 @@ pub struct Place {
     pub proxy_netns: String,
 }
 
-/// Who decided about one connection, and where.
-#[derive(Clone, Debug)]
-pub struct Verdict {
-    /// `l4` or `l7`
-    pub layer: String,
-    pub reason: String,
-    pub policy: Option<String>,
-    pub rule: Option<u64>,
-}
-
 /// A running agent, and its verdicts.
 #[derive(Debug)]
 pub struct Agent {
     inventory: &'static str,
-    verdicts: Receiver<Value>,
-    _monitor: Process,
+    verdicts: Receiver<VerdictLine>,
     _agent: Process,
 }
 
@@ -144,36 +137,37 @@ impl Place {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             bail!("the agent did not start:\n{}", said.trim_end());
         }
-        let (monitor, verdicts) = self.monitor(node)?;
+        let verdicts = self.monitor()?;
         Ok(Agent {
             inventory: stage.inventory,
             verdicts,
-            _monitor: monitor,
             _agent: agent,
         })
     }
 
-    fn monitor(&self, node: &Netns) -> Result<(Process, Receiver<Value>)> {
-        let mut monitor = self.enforcer("monitor");
-        monitor
-            .args(["--format", "json", "--socket"])
-            .arg(self.socket())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null());
-        let mut process = node.process(&mut monitor)?;
-        let lines = process
-            .child()
-            .stdout
-            .take()
-            .context("its output is a pipe")?;
+    /// Listens to the verdicts, as `enforcer monitor --format json` does; from here on none is
+    /// missed.
+    fn monitor(&self) -> Result<Receiver<VerdictLine>> {
+        let mut stream = BufReader::new(UnixStream::connect(self.socket())?);
+        let request = Request::Monitor {
+            filter: Filter::default(),
+        };
+        writeln!(stream.get_mut(), "{}", serde_json::to_string(&request)?)?;
+        let mut answer = String::new();
+        stream.read_line(&mut answer)?;
+        let answer: Answer = serde_json::from_str(&answer).context("the agent's answer")?;
+        ensure!(
+            matches!(answer, Answer::Monitoring {}),
+            "the agent lets nobody listen"
+        );
         let (sender, receiver) = mpsc::channel();
         std::thread::spawn(move || {
-            for line in BufReader::new(lines).lines().map_while(Result::ok) {
+            // Ends with the agent.
+            for line in stream.lines().map_while(Result::ok) {
                 let sent = match serde_json::from_str(&line) {
                     Ok(verdict) => sender.send(verdict),
                     Err(error) => {
-                        eprintln!("`enforcer monitor` printed `{line}`: {error}");
+                        eprintln!("the agent told of a verdict as `{line}`: {error}");
                         continue;
                     }
                 };
@@ -182,7 +176,7 @@ impl Place {
                 }
             }
         });
-        Ok((process, receiver))
+        Ok(receiver)
     }
 
     fn policyc(&self, command: &str, stage: &Stage) -> Command {
@@ -221,24 +215,17 @@ impl Agent {
     ///
     /// # Errors
     /// When no event tells of it in time.
-    pub fn verdict(&self, client: SocketAddr) -> Result<Verdict> {
+    pub fn verdict(&self, client: SocketAddr) -> Result<VerdictLine> {
         let deadline = Instant::now() + EVENT_LIMIT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
-            let event = self
+            let line = self
                 .verdicts
                 .recv_timeout(left)
                 .map_err(|_| anyhow!("no event tells who decided about {client}"))?;
-            if event["src_ip"] == client.ip().to_string()
-                && event["src_port"] == client.port()
-                && event["verdict"] != "ask"
-            {
-                return Ok(Verdict {
-                    layer: event["layer"].as_str().unwrap_or_default().into(),
-                    reason: event["reason"].as_str().unwrap_or_default().into(),
-                    policy: event["policy"].as_str().map(str::to_owned),
-                    rule: event["rule"].as_u64(),
-                });
+            let about = SocketAddr::new(line.src_ip, line.src_port);
+            if about == client && line.verdict != Verdict::Ask {
+                return Ok(line);
             }
         }
     }

@@ -1,5 +1,7 @@
 //! The story as data: what each step deploys, what is asked, and what should come of it.
 
+use policyc::request::Layer;
+
 /// What a client should get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Expected {
@@ -77,7 +79,7 @@ pub const STAGES: &[Stage] = &[
         story: "A DENY policy with one empty rule, which matches every request. The kernel refuses \
                 each connection; nothing reaches backend or the proxy.",
         sources: &["step-2"],
-        inventory: "step-2",
+        inventory: "step-1", // the same pods
         default_deny: false,
         lint: &[],
         asks: &[
@@ -91,7 +93,7 @@ pub const STAGES: &[Stage] = &[
                 that path. It does not: DENY beats ALLOW. The compiler says so before anybody \
                 wonders:",
         sources: &["step-3"],
-        inventory: "step-3",
+        inventory: "step-1", // the same pods
         default_deny: false,
         lint: &["allow-frontend-get-data", "deny-all-backend"],
         asks: &[
@@ -160,11 +162,11 @@ impl Expected {
     }
 
     /// Where such a verdict falls. An allowed request may be decided in either place.
-    pub fn layer(self) -> Option<&'static str> {
+    pub fn layer(self) -> Option<Layer> {
         match self {
             Self::Allowed => None,
-            Self::Forbidden => Some("l7"),
-            Self::Refused => Some("l4"),
+            Self::Forbidden => Some(Layer::L7),
+            Self::Refused => Some(Layer::L4),
         }
     }
 }

@@ -6,6 +6,8 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use enforcer::report::VerdictLine;
+use policyc::request::Layer;
 use serde_json::Value;
 use tests::{
     http::{Answer, Server, request},
@@ -14,7 +16,7 @@ use tests::{
 
 use crate::{
     account::{Row, table, wrapped},
-    agent::{Agent, Place, Verdict},
+    agent::{Agent, Place},
     scenario::{Ask, Expected, STAGES, Stage},
 };
 
@@ -102,7 +104,7 @@ fn judge(net: &Topology, server: &Server, agent: &Agent, ask: &Ask) -> Result<Ro
     Ok(row)
 }
 
-fn row(ask: &Ask, answer: &Answer, verdict: &Verdict, reached: u64) -> Row {
+fn row(ask: &Ask, answer: &Answer, verdict: &VerdictLine, reached: u64) -> Row {
     let got = match answer {
         Answer::Response { status, .. } => status.to_string(),
         Answer::Refused => "refused".into(),
@@ -128,10 +130,9 @@ fn row(ask: &Ask, answer: &Answer, verdict: &Verdict, reached: u64) -> Row {
         request: asked(ask),
         expected: ask.expected.word(),
         got,
-        decided: if verdict.layer == "l7" {
-            "userspace"
-        } else {
-            "kernel"
+        decided: match verdict.layer {
+            Layer::L7 => "userspace",
+            Layer::L4 => "kernel",
         },
         by: by(verdict),
         as_expected: right_answer && right_traffic && right_layer,
@@ -143,7 +144,7 @@ fn asked(ask: &Ask) -> String {
 }
 
 /// `deny-all-backend 0`: the policy without its namespace, which is the same for all.
-fn by(verdict: &Verdict) -> String {
+fn by(verdict: &VerdictLine) -> String {
     match (&verdict.policy, verdict.rule) {
         (Some(policy), rule) => {
             let name = policy.rsplit('/').next().unwrap_or(policy);

@@ -25,6 +25,9 @@ const PROGRAMS: [(&str, &str); 3] = [
 /// The demo's exit status where a machine has no BPF, no namespaces or no root.
 const CANNOT: i32 = 3;
 
+/// The manifests, as seen from the repository's root.
+const EXAMPLES: &str = "policyc/examples/demo";
+
 /// In the guest.
 const HOME: &str = "/demo";
 
@@ -41,6 +44,8 @@ pub fn run() -> Result<()> {
         .find(|(name, _)| name == "demo")
         .context("no demo was built")?;
     let status = Command::new(demo)
+        .current_dir(paths::root())
+        .args(["--examples", EXAMPLES])
         .status()
         .context("cannot start the demo")?;
     match status.code() {
@@ -71,7 +76,7 @@ fn programs() -> Result<Vec<(String, PathBuf)>> {
 }
 
 fn in_virtual_machine(programs: &[(String, PathBuf)]) -> Result<()> {
-    let examples = paths::root().join("policyc/examples/demo");
+    let examples = paths::root().join(EXAMPLES);
     let mut files = Vec::new();
     for (name, from) in programs {
         let to = format!("{HOME}/{name}");

@@ -182,8 +182,11 @@ fn say_lints(place: &Place, stage: &Stage) -> Result<bool> {
             "    | "
         )
     );
-    if lint["help"] != Value::Null {
-        print!("{}", wrapped(&format!("help: {}", said("help")), "    | "));
+    // The fix is often a piece of YAML: its lines stay lines.
+    for line in said("help").lines() {
+        let text = line.trim_start();
+        let indent = &line[..line.len() - text.len()];
+        print!("{}", wrapped(text, &format!("    | {indent}")));
     }
     Ok(true)
 }

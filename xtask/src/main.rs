@@ -1,6 +1,7 @@
 //! The project's own tasks: one match, a file a command. Knows how to call the other crates and
 //! nothing of what is in them.
 
+mod bench;
 mod build;
 mod demo;
 mod paths;
@@ -9,7 +10,7 @@ mod step;
 mod test;
 mod vm;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -46,12 +47,22 @@ enum Command {
         #[arg(long, value_enum, default_value = "6.1")]
         kernel: vm::Kernel,
     },
+    /// Measure, and fail when a stated goal is missed
+    Bench {
+        /// What
+        #[arg(value_enum)]
+        what: bench::What,
+        /// Write the figures there, as JSON
+        #[arg(long)]
+        json: Option<PathBuf>,
+    },
 }
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo => demo::run(),
         Command::Setup => setup::run(),
+        Command::Bench { what, json } => bench::run(what, json),
         Command::Build => build::run(),
         Command::Test => test::run(),
         Command::VmTest { kernel } => vm::run(kernel),

@@ -1,0 +1,46 @@
+//! `cargo xtask bench`: builds what measures, and runs it. Each bench fails when a stated goal is
+//! missed.
+
+use std::{path::PathBuf, process::Command};
+
+use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
+
+use crate::{build, setup, step};
+
+/// What can be measured.
+#[derive(Clone, Copy, ValueEnum)]
+pub enum What {
+    /// Nanoseconds of one decision in the kernel, beside a hash and a prefix lookup
+    Datapath,
+}
+
+/// Measures.
+///
+/// # Errors
+/// When something does not build, cannot run here, or misses its goal.
+pub fn run(what: What, json: Option<PathBuf>) -> Result<()> {
+    match what {
+        What::Datapath => datapath(json),
+    }
+}
+
+fn datapath(json: Option<PathBuf>) -> Result<()> {
+    let toolchain = setup::ready()?;
+    let mut programs = build::bpf_cargo(&toolchain, "build");
+    programs.args(["--bin", "enforcer-ebpf-bench"]);
+    step::must("build the BPF programs", &mut programs, build::LIMIT)?;
+    let mut bench = build::cargo("build");
+    bench.args(["--package", "tests", "--bin", "bench-datapath"]);
+    step::must("build the bench", &mut bench, build::LIMIT)?;
+    let mut run = Command::new(crate::paths::target().join("debug/bench-datapath"));
+    if let Some(path) = json {
+        run.arg("--json").arg(path);
+    }
+    let status = run.status().context("cannot start the bench")?;
+    ensure!(
+        status.success(),
+        "a goal was missed, or nothing could be measured"
+    );
+    Ok(())
+}

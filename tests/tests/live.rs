@@ -106,10 +106,11 @@ impl World {
             PATIENCE
         };
         for address in self.backend() {
-            assert_eq!(
-                try_once(self.pod(from), address, PORT, wait),
-                met,
-                "from {from} to {address}: {why}\n{}",
+            let found = try_once(self.pod(from), address, PORT, wait);
+            assert!(
+                found == met,
+                "from {from} to {address}: {why}: {found:?} instead of {met:?}\n{:?}\n{}",
+                self.home.status().map(|status| status["counters"].clone()),
                 fs::read_to_string(self.home.file("agent.log")).unwrap_or_default()
             );
         }

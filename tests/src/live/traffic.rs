@@ -79,6 +79,8 @@ pub enum Met {
     Refusal,
     /// Nothing.
     Silence,
+    /// No neighbour or no route: the network itself is broken.
+    Unreachable,
 }
 
 /// Connects from a pod, sends a line and waits for it to come back.
@@ -129,6 +131,7 @@ fn met(error: &io::Error) -> Met {
         | io::ErrorKind::BrokenPipe
         | io::ErrorKind::UnexpectedEof => Met::Refusal,
         io::ErrorKind::TimedOut | io::ErrorKind::WouldBlock => Met::Silence,
+        io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Met::Unreachable,
         _ => panic!("a connection met something unforeseen: {error}"),
     }
 }

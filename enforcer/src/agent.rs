@@ -13,6 +13,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use enforcer_ebpf::words::SLOTS;
+use tokio::sync::watch;
 
 pub use start::{Options, Running, StartError};
 pub use status::{PodStatus, Status};
@@ -35,6 +36,8 @@ pub struct Agent {
     /// What judges now; read by the proxy for each connection.
     pub active: ArcSwapOption<Generation>,
     pub reporter: Arc<Reporter>,
+    /// Epoch of the last activation.
+    pub(crate) changes: watch::Sender<u64>,
     settings: Settings,
     hook: Hook,
 }
@@ -51,6 +54,8 @@ struct State {
 /// Why an order was not carried out. Nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OrderError {
+    #[error("no table is active yet")]
+    NoTable,
     #[error(transparent)]
     Apply(#[from] ApplyError),
     #[error(transparent)]
@@ -99,6 +104,7 @@ impl Agent {
         self.reporter.activate(generation.clone());
         state.slots[generation.slot as usize] = Some(generation.clone());
         self.active.store(Some(generation.clone()));
+        self.changes.send_replace(u64::from(generation.epoch));
         tracing::info!(
             epoch = generation.epoch,
             generation = generation.generation,

@@ -4,14 +4,16 @@
 use std::{
     collections::BTreeMap,
     fs, io,
+    net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
-use enforcer_ebpf::words::{header, options, pod, pod_flags};
+use enforcer_ebpf::words::{Words, header, options, pod, pod_flags};
 use policyc::{
     bundle::{self, Bundle, BundleError},
-    ir::{Program, Residual, RuleRef},
+    ir::{Program, RuleRef},
+    l7::CompileError,
     link::{self, HostMode, LinkError, Linked, LinkedPod, Local, NodeView, Record, Summary},
     lower::cell::Decided,
     request::{Cause, DryRunHit, Hit},
@@ -19,6 +21,7 @@ use policyc::{
 
 use crate::{
     inventory::{Inventory, PodName},
+    proxy::rules::Rules,
     table::{TableError, Tables},
 };
 
@@ -41,7 +44,6 @@ pub struct Settings {
 }
 
 /// One activation: what the table means. Lives as long as an event or a connection may name it.
-#[derive(Debug)]
 pub struct Generation {
     /// Node-local number of the activation.
     pub epoch: u32,
@@ -57,9 +59,10 @@ pub struct Generation {
     pub pods: Vec<LinkedPod>,
     /// By the record number of a cell; record 0 is "no record".
     pub attributions: Vec<Attribution>,
-    pub records: Vec<Record>,
-    pub residuals: Vec<Residual>,
-    pub program: Program,
+    /// What the proxy judges by.
+    pub rules: Rules,
+    /// Slots of the pods' addresses.
+    pub slots: BTreeMap<IpAddr, u32>,
     pub since: SystemTime,
     pub times: Times,
 }
@@ -107,6 +110,12 @@ pub enum ApplyError {
         #[source]
         source: LinkError,
     },
+    #[error("rules of bundle `{path}` cannot be prepared for the proxy")]
+    Rules {
+        path: PathBuf,
+        #[source]
+        source: CompileError,
+    },
     #[error(
         "bundle `{path}` is of generation {found}, and generation {active} is active: compile it with a higher one"
     )]
@@ -128,9 +137,10 @@ pub struct Loaded {
 }
 
 /// Words for this node, with the time it took.
-#[derive(Debug)]
 pub struct Prepared {
     pub linked: Linked,
+    rules: Rules,
+    slots: BTreeMap<IpAddr, u32>,
     pub time: Duration,
 }
 
@@ -175,7 +185,16 @@ pub fn link(
                 source,
             }
         })?;
+    let words = Box::new(Kept(linked.words.clone()));
+    let program = &loaded.bundle.program;
+    let rules =
+        Rules::new(view.epoch, program, &linked, words).map_err(|source| ApplyError::Rules {
+            path: loaded.path.clone(),
+            source,
+        })?;
     Ok(Prepared {
+        rules,
+        slots: slots_by_address(inventory, &linked),
         linked,
         time: start.elapsed(),
     })
@@ -207,9 +226,8 @@ pub fn publish(
             .iter()
             .map(|record| attribution(&program, record))
             .collect(),
-        records: linked.records,
-        residuals: linked.residuals,
-        program,
+        rules: prepared.rules,
+        slots: prepared.slots,
         since: SystemTime::now(),
         times: Times {
             read_us: micros(loaded.time),
@@ -273,6 +291,32 @@ fn view(inventory: &Inventory, settings: &Settings, before: Option<&Tables>) -> 
         epoch: before.map_or(0, Tables::epoch) + 1,
         capacity: before.map_or(0, Tables::capacity),
         slots,
+    }
+}
+
+fn slots_by_address(inventory: &Inventory, linked: &Linked) -> BTreeMap<IpAddr, u32> {
+    let mut slots = BTreeMap::new();
+    for pod in &inventory.pods {
+        let slot = linked
+            .pods
+            .iter()
+            .find(|linked| linked.namespace == pod.name.0 && linked.name == pod.name.1)
+            .map(|linked| linked.slot);
+        slots.extend(slot.into_iter().flat_map(|slot| {
+            let addresses = pod.addresses.iter();
+            addresses.map(move |address| (*address, slot))
+        }));
+    }
+    slots
+}
+
+/// The words of a table, kept for the proxy: the slot in the kernel may be written again while a
+/// request is being judged.
+struct Kept(Vec<u32>);
+
+impl Words for Kept {
+    fn at(&self, index: u32) -> u32 {
+        self.0.as_slice().at(index)
     }
 }
 

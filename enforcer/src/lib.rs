@@ -21,6 +21,7 @@ pub mod pins;
 pub mod plain;
 pub mod proxy;
 pub mod proxy_flows;
+pub mod proxy_host;
 pub mod proxy_netns;
 pub mod report;
 pub mod table;

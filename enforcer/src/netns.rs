@@ -119,6 +119,16 @@ impl Netns {
         })
     }
 
+    /// Moves the calling thread into the namespace, for good.
+    pub fn move_here(&self) -> Result<(), NetnsError> {
+        move_into_link_name_space(self.file.as_fd(), Some(LinkNameSpaceType::Network)).map_err(
+            |error| NetnsError::Enter {
+                path: self.path.clone(),
+                source: error.into(),
+            },
+        )
+    }
+
     /// Whether both are the same namespace.
     pub fn is(&self, other: &Self) -> bool {
         match (self.file.metadata(), other.file.metadata()) {

@@ -30,7 +30,6 @@ const LAG_MAX: usize = 4096;
 const GENERATIONS_KEPT: usize = 4;
 
 /// Expands events and hands them to whoever listens.
-#[derive(Debug)]
 pub struct Reporter {
     listeners: broadcast::Sender<Arc<VerdictLine>>,
     generations: RwLock<VecDeque<Arc<Generation>>>,
@@ -83,9 +82,14 @@ impl Reporter {
         self.listeners.subscribe()
     }
 
+    /// Whether anybody listens.
+    pub fn is_heard(&self) -> bool {
+        self.listeners.receiver_count() > 0
+    }
+
     /// Reports a kernel event.
     pub fn event(&self, event: &Event) {
-        if self.listeners.receiver_count() == 0 {
+        if !self.is_heard() {
             return;
         }
         let line = self.expand(event);
@@ -153,7 +157,8 @@ impl Reporter {
         }
     }
 
-    fn generation(&self, epoch: u32) -> Option<Arc<Generation>> {
+    /// The activation of that number, if it is a recent one.
+    pub fn generation(&self, epoch: u32) -> Option<Arc<Generation>> {
         self.generations
             .read()
             .unwrap_or_else(PoisonError::into_inner)

@@ -180,6 +180,7 @@ async fn bring_up(
         }),
         active: arc_swap::ArcSwapOption::empty(),
         reporter,
+        changes: tokio::sync::watch::Sender::new(0),
         settings: options.settings.clone(),
         hook: options.hook,
     };

@@ -1,6 +1,6 @@
 //! What the agent is doing, for `enforcer status`.
 
-use std::{collections::BTreeMap, sync::Arc, time::UNIX_EPOCH};
+use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -71,11 +71,8 @@ impl Agent {
     /// What the agent is doing.
     pub fn status(&self) -> Result<Status, OrderError> {
         let state = self.state();
-        let active = self
-            .active
-            .load_full()
-            .unwrap_or_else(|| Arc::new(nothing()));
-        let live: Vec<&Generation> = state.slots.iter().flatten().map(Arc::as_ref).collect();
+        let active = self.active.load_full().ok_or(OrderError::NoTable)?;
+        let live: Vec<&Generation> = state.slots.iter().flatten().map(AsRef::as_ref).collect();
         let scopes = scope_numbers(&active);
         let pods = active
             .pods
@@ -149,25 +146,4 @@ fn interfaces(inventory: &crate::inventory::Inventory, namespace: &str, name: &s
         .flat_map(|pod| &pod.interfaces)
         .map(|interface| interface.link.name.clone())
         .collect()
-}
-
-/// No table is active: what an agent has before its first activation.
-fn nothing() -> Generation {
-    Generation {
-        epoch: 0,
-        generation: 0,
-        hash: String::new(),
-        compiler: String::new(),
-        bundle: std::path::PathBuf::new(),
-        slot: 0,
-        words: 0,
-        summary: policyc::link::Summary::default(),
-        pods: Vec::new(),
-        attributions: Vec::new(),
-        records: Vec::new(),
-        residuals: Vec::new(),
-        program: policyc::ir::Program::default(),
-        since: UNIX_EPOCH,
-        times: Times::default(),
-    }
 }

@@ -18,6 +18,7 @@ use crate::{
     flows::CLEAN_EVERY,
     inventory::Wanted,
     pins::Pins,
+    proxy_host,
     report::events,
 };
 
@@ -142,8 +143,8 @@ impl Run {
         let Running {
             agent,
             events,
-            proxy: _proxy,
-            proxy_flows: _flows,
+            proxy,
+            proxy_flows,
             log,
             object: _programs,
             lock,
@@ -159,6 +160,10 @@ impl Run {
             tokio::spawn(supervise("log", events::forward(log)));
         }
         tokio::spawn(clean(agent.clone()));
+        let proxy = match self.no_proxy {
+            true => None,
+            false => Some(proxy_host::start(agent.clone(), proxy_flows, proxy.netns)?),
+        };
         tracing::info!(
             ready_ms = began.elapsed().as_millis(),
             socket = %self.socket.socket.display(),
@@ -177,6 +182,7 @@ impl Run {
                 return Ok(ExitCode::SUCCESS);
             }
         }
+        drop(proxy);
         tracing::info!("stopping; what was enforced stays enforced until `enforcer detach`");
         remove_socket(&self.socket.socket);
         drop(lock);

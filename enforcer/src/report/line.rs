@@ -180,6 +180,11 @@ pub fn boot_time_ns() -> i128 {
     OffsetDateTime::now_utc().unix_timestamp_nanos() - since_boot
 }
 
+/// Now, as [`rfc3339`] writes it.
+pub fn now() -> String {
+    rfc3339(OffsetDateTime::now_utc().unix_timestamp_nanos())
+}
+
 /// A point in time, given in nanoseconds since 1970.
 pub fn rfc3339(nanoseconds: i128) -> String {
     OffsetDateTime::from_unix_timestamp_nanos(nanoseconds)

@@ -342,7 +342,7 @@ pub(crate) fn count(length: usize) -> u32 {
 }
 
 /// Four words, most significant first.
-fn parts(address: u128) -> [u32; 4] {
+pub(crate) fn parts(address: u128) -> [u32; 4] {
     let bytes = address.to_be_bytes();
     let mut words = [0; 4];
     for (word, bytes) in words.iter_mut().zip(bytes.chunks_exact(4)) {

@@ -1,24 +1,30 @@
 //! Writes the sections of a table in order, and the records that its cells name.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, net::IpAddr};
 
-use enforcer_ebpf::words::{
-    self, ABI, BUCKET, CAPACITY_MAX, Cell, INTERFACE_ENTRY, LOCAL_SCOPES_MAX, MAGIC, RECORDS_MAX,
-    header, interface_bucket, pod, pod_flags,
+use enforcer_ebpf::{
+    decide::{address_v4, address_v6},
+    words::{
+        self, ABI, BUCKET, CAPACITY_MAX, Cell, INTERFACE_ENTRY, LOCAL_SCOPES_MAX, MAGIC,
+        RECORDS_MAX, header, interface_bucket, pod, pod_flags,
+    },
 };
 use petgraph::graph::NodeIndex;
 
 use super::{
     Interface, LinkError, Linked, LinkedPod, NodeView, Record, Slotted, Summary,
-    addresses::{Book, FULL, count, offset, set},
+    addresses::{Book, FULL, count, offset, parts as address_parts, set},
     classes::Closed,
     host::HostScopes,
     index,
     scopes::PodScopes,
 };
-use crate::lower::{
-    cell::Decided,
-    graph::{DecisionGraph, Node},
+use crate::{
+    cluster::Pod,
+    lower::{
+        cell::Decided,
+        graph::{DecisionGraph, Node},
+    },
 };
 
 /// Everything that was found out, to be written.
@@ -284,6 +290,9 @@ fn pods(
             (pod::BRIDGE, interface.bridge),
             (pod::NETNS_ID, interface.netns_id),
             (pod::HOST_SCOPE, host),
+            (pod::INTERFACE, interface.ifindex),
+            (pod::CLASS_V4, class_of(words, pod_, false)),
+            (pod::CLASS_V6, class_of(words, pod_, true)),
         ] {
             set(&mut row, index, word);
         }
@@ -311,6 +320,15 @@ fn pods(
         }
     }
     Ok(linked)
+}
+
+/// Source class of the pod's first address of a family, as the identity map has it; 0 without one.
+fn class_of(words: &[u32], pod: &Pod, v6: bool) -> u32 {
+    match pod.ips.iter().find(|ip| ip.is_ipv6() == v6) {
+        Some(IpAddr::V4(ip)) => address_v4(words, ip.to_bits()).class(),
+        Some(IpAddr::V6(ip)) => address_v6(words, &address_parts(ip.to_bits())).class(),
+        None => 0,
+    }
 }
 
 fn known_interfaces<'a>(node: &'a NodeView, slotted: &Slotted<'_>) -> &'a [Interface] {

@@ -28,11 +28,7 @@ pub struct ProxyStartError {
 
 /// Starts the proxy in its namespace and hands its listener to the kernel. It ends when dropped;
 /// what would be steered to it is refused from then on.
-pub fn start(
-    agent: Arc<Agent>,
-    flows: ProxyFlows,
-    netns: Netns,
-) -> Result<Proxy, ProxyStartError> {
+pub fn start(agent: Arc<Agent>, flows: ProxyFlows, netns: Netns) -> Result<Proxy, ProxyStartError> {
     let name = netns.path().display().to_string();
     let flows = Arc::new(KernelFlows {
         maps: flows,

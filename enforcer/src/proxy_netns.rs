@@ -21,10 +21,12 @@ use futures_util::TryStreamExt;
 use netlink_packet_route::{
     link::{InfoData, InfoVeth, LinkAttribute},
     neighbour::NeighbourState,
-    route::{RouteMessage, RouteScope, RouteType},
+    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
     rule::{RuleAction, RuleAttribute},
 };
 use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use rustix::io::Errno;
 
 use crate::{
     netlink::{self, Link, NetlinkError, request},
@@ -280,11 +282,19 @@ async fn ensure_routes(inside: &Handle, l7: &Port) -> Result<(), ProxyNetnsError
             .output_interface(lo.index)
             .build()
     };
+    if !has_default_route(inside).await? {
+        // While every address is local, a gateway is refused as one that is ourselves.
+        delete_route(inside, local4(TABLE_LOCAL)).await?;
+        add_route(
+            inside,
+            v4().output_interface(l7.inside)
+                .gateway(L7.outside_v4)
+                .onlink()
+                .build(),
+        )
+        .await?;
+    }
     let routes = [
-        v4().output_interface(l7.inside)
-            .gateway(L7.outside_v4)
-            .onlink()
-            .build(),
         v6().output_interface(l7.inside)
             .gateway(L7.outside_v6)
             .build(),
@@ -311,14 +321,32 @@ async fn ensure_routes(inside: &Handle, l7: &Port) -> Result<(), ProxyNetnsError
     Ok(())
 }
 
-async fn add_route(inside: &Handle, route: RouteMessage) -> Result<(), NetlinkError> {
-    inside
+async fn has_default_route(inside: &Handle) -> Result<bool, NetlinkError> {
+    let routes: Vec<RouteMessage> = inside
         .route()
-        .add(route)
-        .replace()
+        .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
         .execute()
+        .try_collect()
         .await
-        .map_err(request("add a route to", "the proxy's namespace"))
+        .map_err(request("list the routes of", "the proxy's namespace"))?;
+    let gateway = RouteAttribute::Gateway(RouteAddress::Inet(L7.outside_v4));
+    Ok(routes
+        .iter()
+        .any(|route| route.attributes.contains(&gateway)))
+}
+
+async fn delete_route(inside: &Handle, route: RouteMessage) -> Result<(), NetlinkError> {
+    match inside.route().del(route).execute().await {
+        Err(error) if is(&error, Errno::SRCH) => Ok(()),
+        other => other.map_err(request("delete a route of", "the proxy's namespace")),
+    }
+}
+
+async fn add_route(inside: &Handle, route: RouteMessage) -> Result<(), NetlinkError> {
+    match inside.route().add(route).execute().await {
+        Err(error) if is(&error, Errno::EXIST) => Ok(()),
+        other => other.map_err(request("add a route to", "the proxy's namespace")),
+    }
 }
 
 async fn add_rule(
@@ -342,11 +370,7 @@ async fn add_rule(
         IpVersion::V6 => rule.v6().execute().await,
     };
     match added {
-        Err(rtnetlink::Error::NetlinkError(error))
-            if error.raw_code() == -rustix::io::Errno::EXIST.raw_os_error() =>
-        {
-            Ok(())
-        }
+        Err(error) if is(&error, Errno::EXIST) => Ok(()),
         other => other.map_err(request("add a rule to", "the proxy's namespace")),
     }
 }
@@ -406,6 +430,11 @@ fn inside_sysctls() -> Result<(), ProxyNetnsError> {
         write_sysctl(&format!("net/ipv6/conf/{name}/accept_dad"), "0")?;
     }
     Ok(())
+}
+
+fn is(error: &rtnetlink::Error, errno: Errno) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message)
+        if message.raw_code() == -errno.raw_os_error())
 }
 
 fn ipv6_is_there() -> bool {

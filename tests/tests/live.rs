@@ -251,11 +251,13 @@ fn a_default_deny_pod_may_still_call_others() {
         Met::Answer,
         "nothing enforces"
     );
-    let _agent = world.start(NOBODY, &[]);
+    let agent = world.start(NOBODY, &[]);
     assert_eq!(
         exchange(&mut early, PATIENCE),
         Met::Answer,
-        "a connection that the pod opened before it was guarded goes on"
+        "a connection that the pod opened before it was guarded goes on\n{:?}\n{}",
+        world.home.status().map(|status| status["counters"].clone()),
+        agent.log()
     );
     for address in world.pod("other").addresses() {
         assert_eq!(

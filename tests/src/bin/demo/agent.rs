@@ -217,15 +217,23 @@ impl Agent {
     /// When no event tells of it in time.
     pub fn verdict(&self, client: SocketAddr) -> Result<VerdictLine> {
         let deadline = Instant::now() + EVENT_LIMIT;
+        let mut steered = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let line = self
                 .verdicts
                 .recv_timeout(left)
                 .map_err(|_| anyhow!("no event tells who decided about {client}"))?;
-            let about = SocketAddr::new(line.src_ip, line.src_port);
-            if about == client && line.verdict != Verdict::Ask {
-                return Ok(line);
+            if SocketAddr::new(line.src_ip, line.src_port) != client {
+                continue;
+            }
+            match line.hook.as_str() {
+                "proxy" => return Ok(line),
+                "to_pod" if line.verdict == Verdict::Ask => steered = true,
+                // On its way to the pod, a steered connection passes the hook once more.
+                "to_pod" if !steered => return Ok(line),
+                // The client's own pod, which may open connections.
+                _ => {}
             }
         }
     }

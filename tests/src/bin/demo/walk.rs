@@ -98,7 +98,8 @@ fn judge(net: &Topology, server: &Server, agent: &Agent, ask: &Ask) -> Result<Ro
     };
     let mut row = v4.clone();
     if (&v4.got, v4.decided, &v4.by) != (&v6.got, v6.decided, &v6.by) {
-        row.got = format!("{} (IPv6: {}, {})", v4.got, v6.got, v6.by);
+        row.got = format!("{}/{}", v4.got, v6.got);
+        row.by = format!("{} / {}", v4.by, v6.by);
         row.as_expected = false;
     }
     Ok(row)

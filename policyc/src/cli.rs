@@ -2,6 +2,7 @@
 
 mod check;
 mod compile;
+mod completions;
 mod eval;
 mod explain;
 mod inspect;
@@ -10,7 +11,7 @@ mod verify;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 /// What a command came to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,6 +40,7 @@ struct Cli {
 enum Command {
     Check(check::Args),
     Compile(compile::Args),
+    Completions(completions::Args),
     Eval(eval::Args),
     Explain(Box<explain::Args>),
     Inspect(inspect::Args),
@@ -50,6 +52,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.command {
         Command::Check(args) => check::run(&args),
         Command::Compile(args) => compile::run(&args),
+        Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -113,7 +113,7 @@ fn a_provider_is_looked_up_in_the_mesh() {
     };
     assert_eq!(
         messages(&policy("a", "opa")),
-        [String::new(); 0],
+        Vec::<String>::new(),
         "a known authorizer"
     );
     assert!(messages(&policy("a", "traces"))[0].contains("is not an authorizer"));
@@ -122,7 +122,7 @@ fn a_provider_is_looked_up_in_the_mesh() {
     let two = policy("a", "opa") + &policy("b", "oauth");
     assert_eq!(
         messages(&two),
-        [String::new(); 0],
+        Vec::<String>::new(),
         "without a workload they never meet"
     );
     assert!(messages(&(two + pod))[0].contains("two providers"));

@@ -141,7 +141,7 @@ fn page(code: &str) -> anyhow::Result<Outcome> {
         let known: Vec<&str> = Code::all().map(Code::as_str).collect();
         bail!("there is no code `{code}`; known: {}", known.join(" "));
     };
-    write!(stdout(), "{code}: {}", code.page())?;
+    write!(stdout(), "{}", code.explanation())?;
     Ok(Outcome::Good)
 }
 

@@ -6,8 +6,6 @@ mod policy;
 mod reading;
 mod tokens;
 
-use std::fmt;
-
 use super::Code;
 
 /// The documentation of one code.
@@ -49,15 +47,21 @@ impl Page {
     };
 }
 
-impl fmt::Display for Page {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let text = |text: &str| textwrap::fill(text, 78);
-        writeln!(f, "{}\n\nExample:\n", text(self.title))?;
-        for line in self.example.lines() {
-            writeln!(f, "    {line}")?;
+impl Code {
+    /// The code's page as text, 80 columns wide.
+    pub fn explanation(self) -> String {
+        let page = self.page();
+        let wrap = |text: &str| textwrap::fill(text, 78);
+        let title = wrap(&format!("{self}: {}", page.title));
+        let mut text = format!("{title}\n\nExample:\n\n");
+        for line in page.example.lines() {
+            text += &format!("    {line}\n");
         }
-        writeln!(f, "\nWhy:\n{}\n", text(self.reason))?;
-        writeln!(f, "Fix:\n{}", text(self.fix))
+        text + &format!(
+            "\nWhy:\n{}\n\nFix:\n{}\n",
+            wrap(page.reason),
+            wrap(page.fix)
+        )
     }
 }
 
@@ -77,6 +81,9 @@ mod tests {
             for part in [title, example, reason, fix] {
                 assert!(!part.is_empty(), "{code} lacks a part of its page");
             }
+            let wide = code.explanation();
+            let wide = wide.lines().find(|line| line.chars().count() > 80);
+            assert_eq!(wide, None, "{code} is wider than 80 columns");
         }
     }
 

@@ -252,7 +252,7 @@ spec:
         Code::ProtocolDisagreement,
         Page {
             title: "Services declare different protocols for one port",
-            example: "# Service a: port name http-web, Service b: port name tcp-web, same targetPort",
+            example: "# Service a names the port http-web, Service b tcp-web, same targetPort",
             reason: "What a port speaks decides how HTTP fields are read. When Services disagree, the port counts as undeclared, and each connection is judged by its first bytes.",
             fix: "Give both the same `appProtocol` or the same prefix of the port's name.",
         },

@@ -2,6 +2,7 @@
 //! cannot run it, in a virtual machine.
 
 use std::{
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -35,27 +36,33 @@ const HOME: &str = "/demo";
 ///
 /// # Errors
 /// When something does not build, or did not end as expected.
-pub fn run() -> Result<()> {
+pub fn run(virtual_machine: bool) -> Result<()> {
     println!("building; the first time takes minutes");
     build::bpf(&setup::ready()?)?;
     let programs = programs()?;
+    if virtual_machine {
+        return in_virtual_machine(&programs);
+    }
     let (_, demo) = programs
         .iter()
         .find(|(name, _)| name == "demo")
         .context("no demo was built")?;
-    let status = Command::new(demo)
-        .current_dir(paths::root())
-        .args(["--examples", EXAMPLES])
-        .status()
-        .context("cannot start the demo")?;
-    match status.code() {
-        Some(0) => Ok(()),
+    let probe = Command::new(demo).arg("--probe").status();
+    let probe = probe.context("cannot start the demo")?;
+    match probe.code() {
+        Some(0) => {}
         Some(CANNOT) => {
             println!("playing it in a virtual machine instead");
-            in_virtual_machine(&programs)
+            return in_virtual_machine(&programs);
         }
-        _ => bail!("the demo did not end as expected ({status})"),
+        _ => bail!("the demo cannot start ({probe})"),
     }
+    // Takes this program's place, so that Ctrl-C and the exit status are the demo's own.
+    let error = Command::new(demo)
+        .current_dir(paths::root())
+        .args(["--examples", EXAMPLES])
+        .exec();
+    Err(error).context("cannot start the demo")
 }
 
 /// Static, so that the same programs run on this machine and in the guest.

@@ -28,7 +28,11 @@ enum Command {
     ///
     /// Makes network namespaces of its own with real servers and clients, and takes them away
     /// again. Without root or BPF it does the same in a virtual machine.
-    Demo,
+    Demo {
+        /// In a virtual machine, also where this one could do it
+        #[arg(long)]
+        vm: bool,
+    },
     /// Install what is needed to build the BPF programs and to run the tests
     ///
     /// Looks at what is there, and does nothing when all is. With root on Debian it installs the
@@ -60,7 +64,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Demo => demo::run(),
+        Command::Demo { vm } => demo::run(vm),
         Command::Setup => setup::run(),
         Command::Bench { what, json } => bench::run(what, json),
         Command::Build => build::run(),

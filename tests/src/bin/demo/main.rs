@@ -14,9 +14,12 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::{
+    mount::{MountFlags, UnmountFlags, mount, unmount},
+    process::{Signal, set_parent_process_death_signal},
+};
 use tests::netns::sweep;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -40,6 +43,9 @@ struct Arguments {
     /// Folder of the programs; default: where this one is
     #[arg(long)]
     programs: Option<PathBuf>,
+    /// Only find out whether this machine can run it
+    #[arg(long)]
+    probe: bool,
     /// Play the scenario; without it, a process of its own is started for that
     #[arg(long, hide = true)]
     walk: bool,
@@ -67,7 +73,11 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
             return Ok(ExitCode::from(CANNOT));
         }
     };
-    let result = supervised();
+    let result = if arguments.probe {
+        Ok(ExitCode::SUCCESS)
+    } else {
+        supervised()
+    };
     // Also after a crash or a signal, with whatever it left.
     let cleaned = clean(state);
     drop(lock);
@@ -77,6 +87,8 @@ fn run(arguments: Arguments) -> Result<ExitCode> {
 }
 
 fn walk(arguments: Arguments, state: &Path) -> Result<ExitCode> {
+    // Who would clean up after it is gone then: the next run does, and must not meet this one.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let programs = match arguments.programs {
         Some(dir) => dir,
         None => std::env::current_exe()?
@@ -126,8 +138,9 @@ fn supervised() -> Result<ExitCode> {
 /// Takes the lock, removes what an earlier run left, and mounts a BPF file system of this run's
 /// own. Fails where the machine cannot run the demo.
 fn prepare(state: &Path) -> Result<File> {
-    fs::create_dir_all(state).context("root is needed")?;
-    let lock = File::create(state.with_extension("lock"))?;
+    ensure!(rustix::process::geteuid().is_root(), "root is needed");
+    // A folder that is always there: a file of our own would be left behind.
+    let lock = File::open("/run").context("there is no /run")?;
     match lock.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {

@@ -525,3 +525,90 @@ fn assert_nothing_left(world: &World) {
     let links = world.net.node.output(&mut list).expect("ip is there");
     assert!(!links.contains("enf-"), "an interface is left:\n{links}");
 }
+
+/// What a request over plain HTTP/1.1 was answered, first line only.
+fn request(world: &World, from: &str, line: &str) -> String {
+    use std::io::{Read, Write};
+    let address = world.backend()[0];
+    let mut stream = match connect(world.pod(from), address, PORT + 1, PATIENCE) {
+        Ok(stream) => stream,
+        Err(error) => return error.kind().to_string(),
+    };
+    let head = format!("{line} HTTP/1.1\r\nHost: backend\r\nConnection: close\r\n\r\n");
+    stream
+        .write_all(head.as_bytes())
+        .expect("the connection stands");
+    let mut answer = String::new();
+    match stream.read_to_string(&mut answer) {
+        Ok(_) => answer.lines().next().unwrap_or_default().to_owned(),
+        Err(error) => error.kind().to_string(),
+    }
+}
+
+/// Answers every request with 200 and the client's address as it sees it.
+fn serve_http(pod: &Pod, port: u16) {
+    use std::io::{BufRead, BufReader, Write};
+    let listener = pod
+        .netns
+        .enter(|| std::net::TcpListener::bind((IpAddr::from([0u16; 8]), port)))
+        .expect("the port is free");
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let peer = stream
+                .peer_addr()
+                .expect("it is connected")
+                .ip()
+                .to_canonical();
+            let mut lines = BufReader::new(&stream).lines();
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|l| !l.is_empty()))
+            {}
+            let answer =
+                format!("HTTP/1.1 200 {peer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+            // A client that has gone has seen enough.
+            let _sent = (&stream).write_all(answer.as_bytes());
+        }
+    });
+}
+
+#[test]
+fn requests_are_judged_by_the_proxy_and_keep_the_clients_address() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-http");
+    serve_http(world.pod("backend"), PORT + 1);
+    let agent = world.start(ONLY_GET, &[]);
+    let v4 = world.pod("frontend").v4;
+    let state = || {
+        format!(
+            "{:?}\n{}",
+            world.home.status().map(|s| s["counters"].clone()),
+            agent.log()
+        )
+    };
+    assert_eq!(
+        request(&world, "frontend", "GET /a"),
+        format!("HTTP/1.1 200 {v4}"),
+        "a GET of frontend's is allowed, and the pod sees frontend's own address\n{}",
+        state()
+    );
+    assert_eq!(
+        request(&world, "frontend", "POST /a"),
+        "HTTP/1.1 403 Forbidden",
+        "no rule allows a POST\n{}",
+        state()
+    );
+    assert_eq!(
+        request(&world, "other", "GET /a"),
+        "connection refused",
+        "what no request could mend is refused in the kernel\n{}",
+        state()
+    );
+    assert!(
+        world.counted("steered") >= 2,
+        "both requests went to the proxy"
+    );
+    assert_eq!(world.counted("redirect_unavailable"), 0, "and found it");
+}

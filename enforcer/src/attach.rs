@@ -282,6 +282,8 @@ fn clsact(
 ) -> Result<Outcome, AttachError> {
     match tc::qdisc_add_clsact(&interface.name) {
         Err(tc::TcError::AlreadyAttached) | Ok(()) => {}
+        Err(tc::TcError::NetlinkError(error))
+            if error.raw_os_error() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {}
         Err(source) => {
             return Err(AttachError::Clsact {
                 interface: interface.name.clone(),

@@ -612,3 +612,35 @@ fn requests_are_judged_by_the_proxy_and_keep_the_clients_address() {
     );
     assert_eq!(world.counted("redirect_unavailable"), 0, "and found it");
 }
+
+#[test]
+fn the_older_hook_enforces_restarts_and_detaches_alike() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-clsact");
+    let options = ["--hook", "clsact"];
+    let agent = world.start(ONLY_FRONTEND, &options);
+    world.expect("frontend", Met::Answer, "its principal is allowed");
+    world.expect("other", Met::Refusal, "no rule allows its principal");
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.id())).unwrap_or_default();
+    let resident = status.lines().find(|line| line.starts_with("VmRSS"));
+    println!("agent: {}", resident.unwrap_or("no VmRSS"));
+    agent.kill().expect("our own process");
+    world.expect("other", Met::Refusal, "enforcement outlives the agent");
+    let bundle = world.home.file("first.bin");
+    let again = world.home.start(&world.net.node, &bundle, &options);
+    let mut again = again.expect("an agent takes over what another has left");
+    world.expect("frontend", Met::Answer, "the new one runs");
+    world.expect("other", Met::Refusal, "the new one runs");
+    world
+        .home
+        .detach(&world.net.node)
+        .expect("detach with an agent");
+    assert!(
+        again.ends_within(PATIENCE),
+        "the agent goes when it is told to detach"
+    );
+    assert_nothing_left(&world);
+    world.expect("other", Met::Answer, "nothing is enforced any more");
+}

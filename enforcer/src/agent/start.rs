@@ -14,6 +14,7 @@ use super::{Agent, OrderError, State, owners_of};
 use crate::{
     apply::{self, ApplyError, Settings},
     attach::{AttachError, Attacher, Hook, Outcome},
+    detach,
     flows::{FlowsError, OutFlows},
     inventory::{self, Interface, Inventory, InventoryError, Wanted},
     object::{self, Object, ObjectError, take},
@@ -272,16 +273,10 @@ fn logger(ebpf: &mut aya::Ebpf) -> Result<Log, StartError> {
 
 /// Takes away what a failed first start has made. What cannot be taken away is named.
 async fn undo(options: &Options, pins: &Pins) {
-    if let Err(error) = pins.remove_all() {
+    if let Err(error) = detach::all(pins, &options.netns).await {
         tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "pins are left behind"
-        );
-    }
-    if let Err(error) = proxy_netns::remove(&options.netns).await {
-        tracing::error!(
-            error = &error as &dyn std::error::Error,
-            "a namespace is left behind"
+            error = crate::chain(&error),
+            "what the failed start has made is left behind: run `enforcer detach`"
         );
     }
 }

@@ -109,3 +109,123 @@ fn tcp_socket(target: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpS
     }
     Ok(TcpSocket::from_std_stream(socket.into()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netns::{self, Netns};
+
+    const NAME: &str = "enf-test-upstream";
+
+    /// Removes the namespace however the test ends.
+    struct Removed;
+
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            let _gone = netns::remove(NAME);
+        }
+    }
+
+    /// In a namespace in which every address is local, as in the proxy's own.
+    fn in_namespace(work: impl FnOnce() + Send) {
+        if !rustix::process::geteuid().is_root() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "this test must run as root under CI"
+            );
+            println!("skipped: making a network namespace takes root");
+            return;
+        }
+        let _gone = netns::remove(NAME);
+        let netns = Netns::create(NAME).expect("a namespace");
+        let _removed = Removed;
+        let entered = netns.enter(|| {
+            for arguments in [
+                "link set lo up",
+                "route add local 0.0.0.0/0 dev lo table local",
+                "-6 route add local ::/0 dev lo table local",
+                "-6 addr add fd00:8::1/128 dev lo nodad",
+            ] {
+                let status = std::process::Command::new("ip")
+                    .args(arguments.split(' '))
+                    .status();
+                assert!(status.expect("iproute2").success(), "ip {arguments}");
+            }
+            work();
+        });
+        entered.expect("the namespace can be entered");
+    }
+
+    #[test]
+    fn the_pod_sees_the_client_and_another_port_only_where_its_own_is_taken() {
+        in_namespace(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build();
+            runtime.expect("a runtime").block_on(async {
+                for (client, pod) in [
+                    ("10.7.0.9:41000", "10.8.0.1:8080"),
+                    ("[fd00:7::9]:41000", "[fd00:8::1]:8080"),
+                    ("10.7.0.9:700", "10.8.0.2:8080"),
+                ] {
+                    let [client, pod]: [SocketAddr; 2] =
+                        [client, pod].map(|a| a.parse().expect("an address"));
+                    let listener = tokio::net::TcpListener::bind(pod)
+                        .await
+                        .expect("it is local");
+                    let connect = async || {
+                        let socket = transparent(client, pod).expect("a socket");
+                        let stream = socket.connect(pod).await.expect("the pod listens");
+                        (stream, listener.accept().await.expect("a connection").1)
+                    };
+                    let (kept, seen) = connect().await;
+                    assert_eq!(seen, client, "the client's own address and port");
+                    drop(kept);
+                    let taken = Socket::new(Domain::for_address(pod), Type::STREAM, None);
+                    let taken = taken.expect("a socket");
+                    taken.set_ip_transparent_v4(true).expect("root");
+                    if client.is_ipv6() {
+                        taken.set_ip_transparent_v6(true).expect("root");
+                    }
+                    let other = SocketAddr::new(client.ip(), client.port() + 1);
+                    taken.bind(&other.into()).expect("a free port");
+                    let socket = transparent(other, pod).expect("another port");
+                    let stream = socket.connect(pod).await.expect("the pod listens");
+                    let (_, seen) = listener.accept().await.expect("a connection");
+                    assert_eq!(seen.ip(), other.ip(), "the address stays the client's");
+                    assert!(
+                        (OTHER_FIRST..32_768).contains(&seen.port()),
+                        "port {}",
+                        seen.port()
+                    );
+                    drop(stream);
+                }
+            });
+        });
+    }
+
+    #[test]
+    fn nothing_leaves_from_outside_the_namespace() {
+        struct Nothing;
+        impl Flows for Nothing {
+            fn upstream_opening(&self, _: Flow) -> io::Result<()> {
+                panic!("it must not come so far");
+            }
+            fn upstream_closed(&self, _: Flow) {}
+            fn client_closed(&self, _: Flow) {}
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        runtime.expect("a runtime").block_on(async {
+            let config = ProxyConfig::default();
+            let flows: Arc<dyn Flows> = Arc::new(Nothing);
+            let [client, pod] = ["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().expect("it"));
+            let connected = connect(&config, &flows, client, pod).await;
+            assert!(
+                connected.is_err(),
+                "this thread never entered the namespace"
+            );
+        });
+    }
+}

@@ -75,7 +75,7 @@ pub enum CompileError {
     KernelAtom(AtomId),
     #[error("the residual names RequestAuthentication {0:?}, which the program does not have")]
     UnknownAuthentication(ir::AuthenticationId),
-    #[error("the residual has more than 2^31 words")]
+    #[error("the residual has more than 2^31 bytes of code")]
     TooLarge,
 }
 

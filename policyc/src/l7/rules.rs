@@ -1,11 +1,14 @@
-//! Rules as flat code: one array of words for all rules of a residual, each rule's words side by
-//! side, so that judging one touches few cache lines however many there are.
+//! Rules as flat code: one run of bytes for all rules of a residual, each rule's side by side with the
+//! texts that it compares, so that judging one touches few cache lines however many there are.
+//!
+//! Numbers are four bytes, least significant first.
 //!
 //! ```text
 //! rule         reference, clauses, then each clause
-//! clause       alternatives, words that follow, then each alternative
-//! alternative  literals, words that follow, then each literal
-//! literal      atoms << 1 | negated, then the number of each atom
+//! clause       alternatives, bytes that follow, then each alternative
+//! alternative  literals, bytes that follow, then each literal
+//! literal      atoms << 1 | negated, bytes that follow, then each atom
+//! atom         its number; or INLINE | attribute << 28 | form << 26 | length, then the text
 //! ```
 
 use std::collections::HashMap;
@@ -20,7 +23,7 @@ use crate::ir::{Alternative, Atom, AtomId, Literal, ResidualRule, RuleRef};
 /// All rules of one order of judgement.
 #[derive(Debug, Default)]
 pub(super) struct Code {
-    words: Vec<u32>,
+    bytes: Vec<u8>,
     atoms: Vec<Entry>,
     rules: Vec<RuleRef>,
 }
@@ -101,51 +104,71 @@ impl Stage {
     }
 }
 
+/// Marks an atom whose text stands in the code itself.
+const INLINE: u32 = 1 << 31;
+/// Longer texts stay with their atom.
+const INLINE_MAX: usize = 256;
+/// What a head of two numbers takes.
+const HEAD: usize = 8;
+
 impl Code {
+    /// The number at `at`. Nothing is ever written outside of the code, so 0 is never read for want
+    /// of it.
+    fn number(&self, at: usize) -> u32 {
+        let bytes = self.bytes.get(at..at + 4).and_then(|b| b.try_into().ok());
+        u32::from_le_bytes(bytes.unwrap_or_default())
+    }
+
     fn reference(&self, at: u32) -> RuleRef {
-        self.rules[self.words[at as usize] as usize]
+        self.rules[self.number(at as usize) as usize]
     }
 
     fn holds(&self, at: u32, facts: &Facts<'_>, memo: &mut Memo) -> bool {
-        let mut at = at as usize + 1;
-        let clauses = self.words[at];
-        at += 1;
-        for _ in 0..clauses {
-            let end = at + 2 + self.words[at + 1] as usize;
-            if !self.clause_holds(at, facts, memo) {
-                return false;
-            }
-            at = end;
-        }
-        true
+        let mut next = at as usize + HEAD;
+        (0..self.number(at as usize + 4)).all(|_| {
+            let clause = next;
+            next = self.end(clause);
+            self.clause_holds(clause, facts, memo)
+        })
     }
 
     fn clause_holds(&self, at: usize, facts: &Facts<'_>, memo: &mut Memo) -> bool {
-        let mut next = at + 2;
-        for _ in 0..self.words[at] {
-            let end = next + 2 + self.words[next + 1] as usize;
-            if self.alternative_holds(next, facts, memo) {
-                return true;
-            }
-            next = end;
-        }
-        false
+        let mut next = at + HEAD;
+        (0..self.number(at)).any(|_| {
+            let alternative = next;
+            next = self.end(alternative);
+            self.alternative_holds(alternative, facts, memo)
+        })
     }
 
     fn alternative_holds(&self, at: usize, facts: &Facts<'_>, memo: &mut Memo) -> bool {
-        let mut next = at + 2;
-        for _ in 0..self.words[at] {
-            let head = self.words[next];
-            let (first, end) = (next + 1, next + 1 + (head >> 1) as usize);
-            let any = self.words[first..end]
-                .iter()
-                .any(|atom| self.atom_holds(*atom, facts, memo));
-            if any == (head & 1 == 1) {
-                return false;
+        let mut next = at + HEAD;
+        (0..self.number(at)).all(|_| {
+            let literal = next;
+            next = self.end(literal);
+            self.literal_holds(literal, facts, memo)
+        })
+    }
+
+    fn literal_holds(&self, at: usize, facts: &Facts<'_>, memo: &mut Memo) -> bool {
+        let head = self.number(at);
+        let mut next = at + HEAD;
+        let any = (0..head >> 1).any(|_| {
+            let atom = self.number(next);
+            let text = next + 4;
+            if atom & INLINE == 0 {
+                next = text;
+                return self.atom_holds(atom, facts, memo);
             }
-            next = end;
-        }
-        true
+            next = text + length_of(atom);
+            inline_holds(atom, &self.bytes[text..next], facts)
+        });
+        any != (head & 1 == 1)
+    }
+
+    /// Where what begins with a head of two numbers ends.
+    fn end(&self, at: usize) -> usize {
+        at + HEAD + self.number(at + 4) as usize
     }
 
     fn atom_holds(&self, atom: u32, facts: &Facts<'_>, memo: &mut Memo) -> bool {
@@ -159,6 +182,49 @@ impl Code {
         let truth = entry.test.holds(facts);
         memo.set(entry.memo, truth);
         truth
+    }
+}
+
+fn length_of(atom: u32) -> usize {
+    (atom & ((1 << 26) - 1)) as usize
+}
+
+/// The word and the text of an atom that is short and plain enough to stand in the code.
+fn inline(test: &Test) -> Option<(u32, &[u8])> {
+    let (attribute, pattern) = match test {
+        Test::Path(pattern) => (0, pattern),
+        Test::Host(pattern) => (1, pattern),
+        Test::Method(pattern) => (2, pattern),
+        _ => return None,
+    };
+    let (form, text) = match pattern {
+        Bytes::Exact(text) => (0, text),
+        Bytes::Prefix(text) => (1, text),
+        Bytes::Suffix(text) => (2, text),
+        Bytes::NotEmpty | Bytes::Any => return None,
+    };
+    let length = u32::try_from(text.len())
+        .ok()
+        .filter(|_| text.len() <= INLINE_MAX)?;
+    Some((INLINE | attribute << 28 | form << 26 | length, text))
+}
+
+fn inline_holds(atom: u32, text: &[u8], facts: &Facts<'_>) -> bool {
+    let Some(http) = &facts.http else {
+        return false;
+    };
+    let value = match atom >> 28 & 3 {
+        0 => http.path.as_bytes(),
+        1 => match &http.host {
+            Some(host) => host.as_bytes(),
+            None => return false,
+        },
+        _ => http.request.method.as_bytes(),
+    };
+    match atom >> 26 & 3 {
+        0 => value == text,
+        1 => value.starts_with(text),
+        _ => value.ends_with(text),
     }
 }
 
@@ -242,13 +308,14 @@ impl<'a> Builder<'a> {
     }
 
     fn rule(&mut self, rule: &ResidualRule) -> Result<u32, CompileError> {
-        let at = length(self.code.words.len())?;
+        let at = length(self.code.bytes.len())?;
         let reference = length(self.code.rules.len())?;
         self.code.rules.push(rule.rule);
         let clauses = length(rule.clauses.len())?;
-        self.code.words.extend([reference, clauses]);
+        self.write(reference);
+        self.write(clauses);
         for clause in &rule.clauses {
-            let head = self.open(clause.any.len())?;
+            let head = self.open(length(clause.any.len())?);
             for alternative in &clause.any {
                 self.alternative(alternative)?;
             }
@@ -258,28 +325,39 @@ impl<'a> Builder<'a> {
     }
 
     fn alternative(&mut self, alternative: &Alternative) -> Result<(), CompileError> {
-        let head = self.open(alternative.all.len())?;
+        let head = self.open(length(alternative.all.len())?);
         for literal in &alternative.all {
             let count = length(literal.any.len())?;
-            self.code
-                .words
-                .push(count << 1 | u32::from(literal.negated));
+            let head = self.open(count << 1 | u32::from(literal.negated));
             for atom in &literal.any {
                 let number = self.number(*atom)?;
-                self.code.words.push(number);
+                match inline(&self.code.atoms[number as usize].test) {
+                    Some((word, text)) => {
+                        self.code.bytes.extend_from_slice(&word.to_le_bytes());
+                        self.code.bytes.extend_from_slice(text);
+                    }
+                    None => self.write(number),
+                }
             }
+            self.close(head)?;
         }
         self.close(head)
     }
 
-    fn open(&mut self, members: usize) -> Result<usize, CompileError> {
-        let members = length(members)?;
-        self.code.words.extend([members, 0]);
-        Ok(self.code.words.len())
+    fn write(&mut self, number: u32) {
+        self.code.bytes.extend_from_slice(&number.to_le_bytes());
     }
 
-    fn close(&mut self, head: usize) -> Result<(), CompileError> {
-        self.code.words[head - 1] = length(self.code.words.len() - head)?;
+    /// Writes a head whose second number is not known yet; gives the place after it.
+    fn open(&mut self, first: u32) -> usize {
+        self.write(first);
+        self.write(0);
+        self.code.bytes.len()
+    }
+
+    fn close(&mut self, after: usize) -> Result<(), CompileError> {
+        let follow = length(self.code.bytes.len() - after)?;
+        self.code.bytes[after - 4..after].copy_from_slice(&follow.to_le_bytes());
         Ok(())
     }
 

@@ -32,7 +32,7 @@ use kernel::{
 
 /// On to the next program: a plain "ok" would end the chain and skip whoever comes after.
 const NEXT: i32 = -1;
-const SHOT: i32 = TC_ACT_SHOT as i32;
+const SHOT: i32 = TC_ACT_SHOT;
 const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
 

@@ -47,7 +47,11 @@ struct Mapping {
 #[must_use]
 pub fn object_path(name: &str) -> PathBuf {
     let folder = env::var_os("ENFORCER_BPF_DIR").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/bpf/bpfel-unknown-none/release"),
+        || {
+            let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+            let root = tests.parent().unwrap_or(tests);
+            root.join("target/bpf/bpfel-unknown-none/release")
+        },
         PathBuf::from,
     );
     folder.join(name)

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 
 use crate::{
-    build, setup,
+    build, paths, setup,
     step::{self, Done},
 };
 
@@ -23,6 +23,11 @@ const LIMIT: Duration = Duration::from_secs(900);
 
 /// What runs in the guest.
 const GUEST_TESTS: &[GuestTest] = &[
+    GuestTest {
+        binary: "kernel",
+        filter: &[],
+        programs: &[],
+    },
     GuestTest {
         binary: "network",
         filter: &[],
@@ -118,6 +123,12 @@ pub fn test_on(kernel: Kernel, tests: &[(String, PathBuf)]) -> Result<Done> {
         let program = tests.iter().find(|(built, _)| built == name);
         program.with_context(|| format!("there is no `{name}` to run in the guest"))
     };
+    // The tests look for it where the build left it.
+    let object = paths::bpf_object();
+    files.push(GuestFile {
+        to: object.display().to_string(),
+        from: object,
+    });
     for test in GUEST_TESTS {
         let to = format!("/tests/{}", test.binary);
         let filter = test.filter.join(" ");

@@ -215,5 +215,5 @@ fn add(counter: *mut u64, amount: i64) {
 fn now_seconds() -> u32 {
     // SAFETY: a plain helper call.
     let seconds = unsafe { bpf_ktime_get_boot_ns() } / NANOSECONDS;
-    seconds as u32
+    (seconds & 0xffff_ffff) as u32
 }

@@ -28,12 +28,8 @@ impl<'a> Skb<'a> {
     pub fn new(ctx: &'a TcContext) -> Self {
         let length = ctx.len();
         let (mut data, mut end) = (ctx.data(), ctx.data_end());
-        if data + NEAR_BYTES > end {
-            let wanted = if length < NEAR_BYTES as u32 {
-                length
-            } else {
-                NEAR_BYTES as u32
-            };
+        if data + usize::from(NEAR_BYTES) > end {
+            let wanted = length.min(u32::from(NEAR_BYTES));
             // A failure leaves the linear part as it was: what is not there reads as absent.
             let _ = ctx.pull_data(wanted);
             (data, end) = (ctx.data(), ctx.data_end());

@@ -40,7 +40,7 @@ pub extern "C" fn tell(run: *const Run, interface: u32, hook: u32) -> u32 {
     let opens = packet.opens();
     hit(&table, judgement, opens);
     if judgement.is_news(&table, opens) {
-        send(hook as u8, packet, &table, interface, judgement);
+        send((hook & 0xff) as u8, packet, &table, interface, judgement);
     }
     debug!(
         // The macro wants a context and does not use it.
@@ -94,7 +94,7 @@ fn send(hook: u8, packet: &Packet, table: &Table, interface: u32, judgement: &Ju
         ifindex: interface,
         reason: judgement.reason as u8,
         hook,
-        time_low: now as u32,
+        time_low: (now & 0xffff_ffff) as u32,
         time_high: (now >> 32) as u32,
         slot: judgement.slot,
         protocol: packet.protocol,

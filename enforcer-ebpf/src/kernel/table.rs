@@ -132,8 +132,8 @@ fn halves(address: &[u32; 4]) -> (u64, u64) {
 fn whole(high: u64, low: u64) -> [u32; 4] {
     [
         (high >> 32) as u32,
-        high as u32,
+        (high & 0xffff_ffff) as u32,
         (low >> 32) as u32,
-        low as u32,
+        (low & 0xffff_ffff) as u32,
     ]
 }

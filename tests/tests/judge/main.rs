@@ -1,0 +1,5 @@
+//! The order of judgement, rule by rule and hole by hole, on the host.
+
+mod flows;
+mod table;
+mod world;

@@ -1,0 +1,234 @@
+//! What the table, the addresses and the interfaces decide.
+
+use enforcer_ebpf::{
+    event::Hook,
+    judge::{Action, judge_to_pod},
+    packet::parse,
+    reason::Reason,
+    words::{options, pod_flags},
+};
+use tests::frame::{Fragment, Frame, tcp_segment};
+
+use crate::world::*;
+
+#[test]
+fn a_connection_meets_the_table_on_every_packet_in_both_directions() {
+    let world = World::new();
+    for flags in [SYN, ACK] {
+        assert_eq!(
+            world.to(REMOTE, ALLOWED, flags),
+            (Action::Pass, Reason::Allowed)
+        );
+        assert_eq!(
+            world.to(REMOTE, DENIED, flags),
+            (Action::Refuse, Reason::Denied)
+        );
+        assert_eq!(
+            world.to(REMOTE, ASKED, flags),
+            (Action::Steer, Reason::Steered)
+        );
+    }
+    assert_eq!(
+        world.back(REMOTE, ALLOWED, ACK),
+        (Action::Pass, Reason::Allowed)
+    );
+    // After a DENY the pod must not go on pushing data.
+    assert_eq!(
+        world.back(REMOTE, DENIED, ACK),
+        (Action::Refuse, Reason::ReplyRefused)
+    );
+    assert!(
+        world.flows.memory.borrow().out.is_empty(),
+        "no remote sender makes an entry"
+    );
+}
+
+#[test]
+fn a_bare_reset_passes_where_data_is_refused() {
+    let world = World::new();
+    assert_eq!(
+        world.to(REMOTE, DENIED, RST),
+        (Action::Pass, Reason::BareReset)
+    );
+    assert_eq!(
+        world.back(REMOTE, DENIED, RST),
+        (Action::Pass, Reason::BareReset)
+    );
+    let mut loaded = request(REMOTE, DENIED, RST);
+    loaded.body = tcp_segment(CLIENT_PORT, DENIED, RST, 10);
+    assert_eq!(
+        told(world.judge(Hook::ToPod, &loaded)),
+        (Action::Refuse, Reason::Denied)
+    );
+}
+
+#[test]
+fn a_local_address_is_believed_from_its_own_interface_or_bridge_alone() {
+    for (ingress, expected) in [
+        (CLIENT_IF, (Action::Pass, Reason::Allowed)),
+        (BRIDGE, (Action::Pass, Reason::Allowed)),
+        (SERVER_IF, (Action::Drop, Reason::SpoofedLocalSource)),
+        (UPLINK, (Action::Drop, Reason::SpoofedLocalSource)),
+        (0, (Action::Drop, Reason::SpoofedLocalSource)),
+    ] {
+        let world = World::new().from(ingress);
+        assert_eq!(world.to(CLIENT, ALLOWED, SYN), expected, "from {ingress}");
+    }
+}
+
+#[test]
+fn masqueraded_pods_keep_the_identity_of_their_interface() {
+    // The node's own address may do nothing, the client may.
+    let world = World::new().from(CLIENT_IF);
+    assert_eq!(
+        world.to(NODE, ALLOWED, SYN),
+        (Action::Pass, Reason::Allowed)
+    );
+    assert_eq!(
+        world.back(NODE, ALLOWED, ACK),
+        (Action::Pass, Reason::Allowed),
+        "and its answers"
+    );
+    let lost = World::new().from(BRIDGE);
+    let judgement = lost.judge(Hook::ToPod, &request(NODE, ALLOWED, SYN));
+    assert_eq!(
+        told(judgement),
+        (Action::Refuse, Reason::Denied),
+        "without identity"
+    );
+    assert!(judgement.masqueraded, "and warned about");
+}
+
+#[test]
+fn the_node_is_asked_of_the_host_scope_first_and_not_exempt() {
+    let mut world = World::new().from(0);
+    assert_eq!(
+        world.to(NODE, DENIED, SYN).0,
+        Action::Refuse,
+        "no host scope"
+    );
+    world.table.pods[0].host_scope = Some(1);
+    assert_eq!(
+        world.to(NODE, DENIED, SYN),
+        (Action::Pass, Reason::HostProbe)
+    );
+    assert_eq!(
+        world.back(NODE, DENIED, ACK),
+        (Action::Pass, Reason::HostProbe)
+    );
+    assert_eq!(
+        world.to(NODE, ALLOWED, SYN).0,
+        Action::Refuse,
+        "only declared ports"
+    );
+    let elsewhere = world.from(UPLINK);
+    assert_eq!(
+        elsewhere.to(NODE, DENIED, SYN).0,
+        Action::Refuse,
+        "the node's address from outside"
+    );
+}
+
+#[test]
+fn an_unknown_pod_is_never_judged_as_without_identity() {
+    let world = World::new();
+    assert_eq!(
+        world.to(STRANGER, ALLOWED, SYN),
+        (Action::Drop, Reason::UnknownIdentity)
+    );
+    assert_eq!(
+        world.to(STRANGER, ALLOWED, ACK),
+        (Action::Refuse, Reason::UnknownIdentity)
+    );
+    assert_eq!(
+        world.to(OUTSIDE, ALLOWED, SYN),
+        (Action::Pass, Reason::Allowed)
+    );
+}
+
+#[test]
+fn the_pod_is_found_by_its_interface_and_answers_for_its_own_addresses() {
+    let mut world = World::new();
+    let foreign = Frame::tcp((ip(REMOTE), 1), (ip(CLIENT), ALLOWED), SYN);
+    let refused = (Action::Drop, Reason::ForeignDestination);
+    assert_eq!(told(world.judge(Hook::ToPod, &foreign)), refused);
+    world.flag(pod_flags::GATEWAY);
+    assert_eq!(
+        told(world.judge(Hook::ToPod, &foreign)).0,
+        Action::Pass,
+        "a gateway forwards"
+    );
+    world.table.pods[0].interface = 99;
+    assert_eq!(
+        world.to(REMOTE, DENIED, SYN),
+        (Action::Pass, Reason::NotEnrolled)
+    );
+}
+
+#[test]
+fn later_fragments_meet_what_the_first_one_met() {
+    for (port, action) in [
+        (ALLOWED, Action::Pass),
+        (DENIED, Action::Refuse),
+        (ASKED, Action::Steer),
+    ] {
+        let world = World::new();
+        let mut frame = request(REMOTE, port, ACK);
+        frame.body = tcp_segment(CLIENT_PORT, port, ACK, 100);
+        let part = |offset, more| Fragment {
+            id: 3,
+            offset,
+            more,
+        };
+        let mut later = frame.clone();
+        later.fragment = Some(part(15, false));
+        let unknown = (Action::Drop, Reason::UnknownFragment);
+        assert_eq!(
+            told(world.judge(Hook::ToPod, &later)),
+            unknown,
+            "before the first"
+        );
+        frame.fragment = Some(part(0, true));
+        let first = world.judge(Hook::ToPod, &frame);
+        assert_eq!(first.action, action);
+        let next = world.judge(Hook::ToPod, &later);
+        assert_eq!(
+            (next.action, next.reason, next.cell),
+            (first.action, first.reason, first.cell)
+        );
+        later.fragment = Some(Fragment {
+            id: 4,
+            ..part(15, false)
+        });
+        assert_eq!(
+            told(world.judge(Hook::ToPod, &later)),
+            unknown,
+            "of another datagram"
+        );
+    }
+}
+
+#[test]
+fn a_table_of_another_version_is_not_read() {
+    let world = World::new();
+    let mut words = world.table.build();
+    words[1] += 1;
+    let packet = parse(&request(REMOTE, ALLOWED, SYN).build()[..]);
+    let judged = judge_to_pod(&packet, &words[..], &world.flows, &world.place(SERVER_IF));
+    assert_eq!(told(judged), (Action::Drop, Reason::NoTable));
+}
+
+#[test]
+fn datagrams_pass_unless_they_are_to_be_enforced() {
+    let mut world = World::new();
+    let datagram = Frame::udp((ip(REMOTE), 53), (ip(SERVER), DENIED));
+    let pass = (Action::Pass, Reason::NonTcp);
+    assert_eq!(told(world.judge(Hook::ToPod, &datagram)), pass);
+    world.table.options = options::NON_TCP_ENFORCE;
+    let refused = (Action::Drop, Reason::Denied);
+    assert_eq!(
+        told(world.judge(Hook::ToPod, &datagram)),
+        refused,
+        "there is no memory of them yet"
+    );
+}

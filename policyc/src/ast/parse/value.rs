@@ -129,16 +129,7 @@ pub fn trust_domain(text: &str) -> Option<Problem> {
 }
 
 pub fn path(text: &str) -> Option<Problem> {
-    let template = text.contains("{*}") || text.contains("{**}");
-    let named = text.contains('{') || text.contains('}');
-    // Outside of a template braces are literal characters to Istio's validation only if they cannot
-    // be read as a variable.
-    let problem = match template {
-        true => template_problem(text),
-        false if named => variable(text),
-        false => None,
-    };
-    problem.map(|reason| {
+    path_problem(text).map(|reason| {
         (
             Code::BadPathTemplate,
             format!("`{text}` is not a path template: {reason}"),
@@ -147,30 +138,27 @@ pub fn path(text: &str) -> Option<Problem> {
     })
 }
 
-/// A path without `{*}` or `{**}` that still looks like a template.
-fn variable(text: &str) -> Option<&'static str> {
-    let segments = text.split('/');
-    let braced = |s: &str| s.starts_with('{') && s.ends_with('}');
-    segments
-        .into_iter()
-        .any(braced)
-        .then_some("variables have no names here")
-}
-
-fn template_problem(text: &str) -> Option<&'static str> {
-    if !text.starts_with('/') {
+/// Braces only ever make a variable of a whole segment, in a path without variables as well. Plain
+/// segments are restricted in templates alone.
+fn path_problem(text: &str) -> Option<&'static str> {
+    let template = text.contains("{*}") || text.contains("{**}");
+    // Istio's validation lets this pass, and the proxy then refuses the whole configuration.
+    if template && !text.starts_with('/') {
         return Some("it must begin with a slash");
     }
     let mut any_seen = false;
-    for segment in text.split('/') {
+    for segment in text.trim_matches('/').split('/') {
         match segment {
+            // ISTIO: "{**} is not the last operator"
             "{*}" | "{**}" if any_seen => return Some("nothing variable may follow `{**}`"),
             "{**}" => any_seen = true,
             "{*}" => {}
+            // ISTIO: "Contains '{' or '}' beyond a supported path template"
             literal if literal.contains(['{', '}']) => {
-                return Some("a variable is a whole segment, `{*}` or `{**}`");
+                return Some("a variable is a whole segment, `{*}` or `{**}`, without a name");
             }
-            literal if !literal.bytes().all(is_path_byte) => {
+            "" if template => return Some("a segment is empty"),
+            literal if template && !literal.bytes().all(is_path_byte) => {
                 return Some("a segment has a character that a path cannot have");
             }
             _ => {}
@@ -246,4 +234,94 @@ pub fn condition_key(reader: &mut Reader<'_>, node: &Node<'_>, key: &str) -> Che
         help,
     );
     any
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_ip_block, path_problem, port, service_account, trust_domain};
+
+    #[test]
+    fn path_templates() {
+        for good in [
+            "/{*}",
+            "/a/{**}",
+            "/{**}/a",
+            "/a/{*}/b/{**}/c",
+            "/a//b",
+            "a*b",
+            "*",
+            "/",
+        ] {
+            assert_eq!(path_problem(good), None, "{good}");
+        }
+        for bad in [
+            "/{}",
+            "/{a}",
+            "/a{b",
+            "/a}",
+            "/{**}/{**}",
+            "/a//{*}",
+            "{*}",
+            "/{*}.txt",
+            "/?/{*}",
+        ] {
+            assert!(path_problem(bad).is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_and_blocks() {
+        for good in [
+            "1.2.3.4",
+            "10.0.0.7/24",
+            "::1",
+            "::/0",
+            "fe80::1%eth0",
+            "0.0.0.0/0",
+        ] {
+            assert!(is_ip_block(good), "{good}");
+        }
+        for bad in [
+            "",
+            "1.2.3",
+            "1.2.3.4/33",
+            "1.2.3.4/",
+            "1.2.3.4/+8",
+            "1.2.3.4/08",
+            "01.2.3.4",
+            "fe80::1%eth0/64",
+            "1.2.3.4%a",
+            "::/129",
+        ] {
+            assert!(!is_ip_block(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn ports_accounts_and_trust_domains() {
+        for good in ["0", "080", "65535"] {
+            assert_eq!(port(good), None, "{good}");
+        }
+        for bad in ["65536", "-1", "+80", "8 0", "http", "99999999999999999999"] {
+            assert!(port(bad).is_some(), "{bad}");
+        }
+        assert_eq!(
+            service_account(&"a".repeat(320)),
+            None,
+            "320 bytes are the most"
+        );
+        assert!(
+            service_account(&"a".repeat(321)).is_some(),
+            "and 321 are too many"
+        );
+        for bad in ["a/b/c", "/a", "a/", "a*"] {
+            assert!(service_account(bad).is_some(), "{bad}");
+        }
+        for good in ["a", "*", "a*", "*a"] {
+            assert_eq!(trust_domain(good), None, "{good}");
+        }
+        for bad in ["a/b", "**", "*a*", "a*b"] {
+            assert!(trust_domain(bad).is_some(), "{bad}");
+        }
+    }
 }

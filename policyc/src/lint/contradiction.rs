@@ -1,13 +1,14 @@
-//! A value under a field and under its not-field: it can never match.
+//! What can never match: a value under a field and under its not-field, two conditions on one key
+//! without a common value, a principal outside of the namespaces beside it.
 
 use super::{
     fields::{self, Field},
     value::covers,
-    world::{World, name},
+    world::{World, name, rule_path, rules},
 };
 use crate::{
-    ast::AuthorizationPolicy,
-    diagnostic::{Code, Diagnostic, Severity},
+    ast::{AuthorizationPolicy, Condition, Rule, Source},
+    diagnostic::{Code, Diagnostic, Path, Severity},
 };
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
@@ -31,6 +32,12 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
                 &fields::condition(condition, &path),
                 &mut found,
             );
+        }
+        for (source, path) in fields::sources(policy) {
+            elsewhere(world, policy, source, &path, &mut found);
+        }
+        for (i, rule) in rules(policy) {
+            repeated_keys(world, policy, rule, &rule_path(policy, i), &mut found);
         }
     }
     found
@@ -71,6 +78,87 @@ fn pairs(
                     "`{value}` is excluded by `{by}` in the not-form of the same field, {effect}"
                 ),
                 "remove the value, or narrow the exclusion",
+            ));
+        }
+    }
+}
+
+/// A principal names its namespace; `namespaces` beside it must hold as well.
+fn elsewhere(
+    world: &World<'_>,
+    policy: &AuthorizationPolicy,
+    source: &Source,
+    path: &Path,
+    found: &mut Vec<Diagnostic>,
+) {
+    let (Some(principals), Some(namespaces)) = (&source.principals, &source.namespaces) else {
+        return;
+    };
+    for (i, principal) in principals.iter().enumerate() {
+        let segments: Vec<&str> = principal.split('/').collect();
+        let [_, "ns", namespace, "sa", _] = segments.as_slice() else {
+            continue;
+        };
+        let may_be = |wanted: &String| wanted.contains('*') || wanted == namespace;
+        if namespace.contains('*') || namespaces.iter().any(may_be) {
+            continue;
+        }
+        found.push(world.about(
+            policy,
+            Code::Contradiction,
+            Severity::Warning,
+            path.key("principals").index(i),
+            format!(
+                "`{principal}` is in namespace `{namespace}`, which `namespaces` beside it does \
+                 not name, so it never matches"
+            ),
+            "fields of one source must all hold; write a second source if either will do",
+        ));
+    }
+}
+
+/// ISTIO: conditions on one key are not joined; each of them must hold.
+fn repeated_keys(
+    world: &World<'_>,
+    policy: &AuthorizationPolicy,
+    rule: &Rule,
+    path: &Path,
+    found: &mut Vec<Diagnostic>,
+) {
+    let conditions = rule.when.as_deref().unwrap_or_default();
+    for (i, second) in conditions.iter().enumerate() {
+        let Some(values) = &second.values else {
+            continue;
+        };
+        // Headers and claims may have several values at once.
+        if second.key.starts_with("request.") {
+            continue;
+        }
+        let disjoint = |first: &&Condition| {
+            let firsts = first.values.iter().flatten();
+            let meets = |a: &String| {
+                values
+                    .iter()
+                    .any(|b| covers(&second.key, a, b) || covers(&second.key, b, a))
+            };
+            let wild = |v: &String| v.contains('*');
+            first.key == second.key
+                && first.values.is_some()
+                && !firsts.clone().chain(values).any(wild)
+                && !firsts.clone().any(meets)
+        };
+        if conditions.iter().take(i).any(|first| disjoint(&first)) {
+            found.push(world.about(
+                policy,
+                Code::Contradiction,
+                Severity::Warning,
+                path.key("when").index(i).key("values"),
+                format!(
+                    "an earlier condition asks for other values of `{}`, and both must hold, so \
+                     the rule never matches",
+                    second.key
+                ),
+                "write all values into one condition",
             ));
         }
     }

@@ -8,6 +8,7 @@
 mod duration;
 mod input;
 mod json;
+mod list;
 mod loader;
 pub(crate) mod node;
 mod objects;
@@ -20,6 +21,7 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 pub(crate) use duration::duration;
+pub use loader::Watch;
 pub use sources::{Place, Sources};
 
 use self::{input::Text, loader::Loader};
@@ -52,7 +54,19 @@ pub struct Loaded {
 
 /// Reads all inputs and the MeshConfig. An error diagnostic means that nothing may be compiled.
 pub fn load(inputs: &[Input], mesh: Option<&Path>) -> (Loaded, Vec<Diagnostic>) {
-    let mut loader = Loader::default();
+    load_watched(inputs, mesh, None)
+}
+
+/// As [`load`], telling `watch` how far it is.
+pub fn load_watched(
+    inputs: &[Input],
+    mesh: Option<&Path>,
+    watch: Option<Watch<'_>>,
+) -> (Loaded, Vec<Diagnostic>) {
+    let mut loader = Loader {
+        watch,
+        ..Loader::default()
+    };
     input::texts(inputs, |text| loader.manifests(text));
     if let Some(path) = mesh {
         loader.mesh(input::file_text(path));

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{IsTerminal, Write, stderr},
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, bail};
@@ -85,7 +86,11 @@ impl SourceArgs {
 
     /// Reads all manifests. Diagnostics are returned, not printed.
     pub fn read(&self) -> (Loaded, Vec<Diagnostic>) {
-        read::load(&self.inputs(), self.mesh.as_deref())
+        let mut progress = Progress::new();
+        let mut watch = |file: &str, done: usize, all: usize| progress.tell(file, done, all);
+        let read = read::load_watched(&self.inputs(), self.mesh.as_deref(), Some(&mut watch));
+        progress.end();
+        read
     }
 
     /// Reads all manifests and prints what is wrong to standard error. An outcome in place of the
@@ -163,5 +168,43 @@ pub fn outcome(found: &[Diagnostic], deny_warnings: bool) -> Outcome {
         Outcome::Bad
     } else {
         Outcome::Good
+    }
+}
+
+/// How far the reading of a large file is, on standard error where that is a terminal.
+struct Progress {
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    /// Smaller files are read before anybody wonders.
+    const FILE_BYTES_MIN: usize = 16 << 20;
+
+    fn new() -> Self {
+        Self {
+            shown: None,
+            terminal: stderr().is_terminal(),
+        }
+    }
+
+    fn tell(&mut self, file: &str, done: usize, all: usize) {
+        let soon = |at: Instant| at.elapsed() < Duration::from_millis(200);
+        if !self.terminal || all < Self::FILE_BYTES_MIN || self.shown.is_some_and(soon) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let _ = write!(
+            stderr(),
+            "\r\x1b[Kreading {file}: {} of {} MiB",
+            done >> 20,
+            all >> 20
+        );
+    }
+
+    fn end(&self) {
+        if self.shown.is_some() {
+            let _ = write!(stderr(), "\r\x1b[K");
+        }
     }
 }

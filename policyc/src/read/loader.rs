@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 use super::{
     Loaded,
     input::{self, Text, Unreadable},
-    json,
+    json, list,
     node::{Node, Reader},
     position::Format,
     split,
@@ -18,26 +18,58 @@ use crate::{
     diagnostic::{At, Code, Diagnostic, Path},
 };
 
+/// YAML documents of more bytes than this are cut into items, where they are Lists.
+const LIST_BYTES_MIN: usize = 1 << 20;
+
+/// A value that was read, and where it is.
+struct Entry {
+    document: DocumentId,
+    path: Path,
+    value: Value,
+    /// API version and kind of the items of a typed list, where it is one of them.
+    of_list: Option<(String, String)>,
+}
+
+impl Entry {
+    fn whole(document: DocumentId, value: Value) -> Self {
+        Self {
+            document,
+            path: Path::default(),
+            value,
+            of_list: None,
+        }
+    }
+}
+
+/// Hears how far the reading of a file is: its name, the bytes that are done, and all of them.
+pub type Watch<'w> = &'w mut dyn FnMut(&str, usize, usize);
+
 #[derive(Default)]
-pub struct Loader {
+pub struct Loader<'w> {
+    pub(super) watch: Option<Watch<'w>>,
     pub(super) loaded: Loaded,
     pub(super) found: Vec<Diagnostic>,
     /// Where each object was found first: kind, namespace, name.
     pub(super) seen: BTreeMap<(String, String, String), At>,
 }
 
-impl Loader {
+impl Loader<'_> {
     /// Takes a file of manifests.
     pub fn manifests(&mut self, text: Text) {
-        self.documents(text, |loader, id, value| {
-            loader.object(id, &Path::default(), &value, None, 0);
+        self.documents(text, &mut |loader, entry| {
+            let of_list = entry.of_list.as_ref();
+            let of_list = of_list.map(|(version, kind)| (version.as_str(), kind.as_str()));
+            loader.object(entry.document, &entry.path, &entry.value, of_list, 0);
         });
     }
 
     /// Takes a file that holds a MeshConfig, or the ConfigMap that Istio keeps it in.
     pub fn mesh(&mut self, text: Text) {
         let name = format!("{} (data.mesh)", text.name);
-        self.documents(text, |loader, document, value| {
+        self.documents(text, &mut |loader,
+                                   Entry {
+                                       document, value, ..
+                                   }| {
             if value.get("kind").and_then(Value::as_str) == Some("ConfigMap") {
                 let inner = value.get("data").and_then(|data| data.get("mesh"));
                 return match inner.and_then(Value::as_str) {
@@ -63,7 +95,10 @@ impl Loader {
             content: Ok(text.into()),
             json: false,
         };
-        self.documents(text, |loader, document, value| {
+        self.documents(text, &mut |loader,
+                                   Entry {
+                                       document, value, ..
+                                   }| {
             loader.mesh_value(document, &value);
         });
     }
@@ -101,7 +136,8 @@ impl Loader {
     }
 
     /// Splits a text into documents, reads each and hands it on.
-    fn documents(&mut self, text: Text, mut each: impl FnMut(&mut Self, DocumentId, Value)) {
+    fn documents(&mut self, text: Text, each: &mut dyn FnMut(&mut Self, Entry)) {
+        let text_json = text.json;
         let (content, unreadable) = match text.content {
             Ok(content) => (content, None),
             Err(reason) => (String::new(), Some(reason)),
@@ -111,22 +147,86 @@ impl Loader {
             return self.unreadable(file, reason);
         }
         let whole = self.loaded.sources.text(file);
-        let parts = match text.json {
+        let parts = match text_json {
             true => vec![Range {
                 start: 0,
                 end: whole.len(),
             }],
             false => split::documents(whole),
         };
+        let all = whole.len();
         for part in parts {
-            let start = self.loaded.sources.text(file)[part.clone()].trim_start();
-            let read = match text.json || start.starts_with(['{', '[']) {
-                true => self.json(file, &part, text.json),
-                false => self.yaml(file, &part),
+            let text = &self.loaded.sources.text(file)[part.clone()];
+            let json = text_json || text.trim_start().starts_with(['{', '[']);
+            let list = match !json && text.len() > LIST_BYTES_MIN {
+                true => list::split(text),
+                false => None,
             };
-            for (id, value) in read {
-                each(self, id, value);
+            match list {
+                Some(list) => self.large_list(file, &part, list, each),
+                None => {
+                    let read = match json {
+                        true => self.json(file, &part, text_json),
+                        false => self.yaml(file, &part),
+                    };
+                    for (id, value) in read {
+                        each(self, Entry::whole(id, value));
+                    }
+                }
             }
+            self.tell(file, part.end, all);
+        }
+    }
+
+    fn tell(&mut self, file: usize, done: usize, all: usize) {
+        if let Some(watch) = &mut self.watch {
+            watch(self.loaded.sources.file_name(file), done, all);
+        }
+    }
+
+    /// A large List, item by item.
+    fn large_list(
+        &mut self,
+        file: usize,
+        part: &Range<usize>,
+        list: list::List,
+        each: &mut dyn FnMut(&mut Self, Entry),
+    ) {
+        let header = yaml::read(&list.header).ok().map(|(value, _)| value);
+        let text = |key: &str| {
+            let value = header.as_ref().and_then(|header| header.get(key));
+            value.and_then(Value::as_str).map(str::to_owned)
+        };
+        let kind = text("kind");
+        let item_kind = kind.as_deref().and_then(|kind| kind.strip_suffix("List"));
+        let (Some(version), Some(item_kind)) = (text("apiVersion"), item_kind) else {
+            // It is something else that has items; reading it whole says what.
+            for (id, value) in self.yaml(file, part) {
+                each(self, Entry::whole(id, value));
+            }
+            return;
+        };
+        let all = self.loaded.sources.text(file).len();
+        for item in list.items {
+            let range = part.start + item.start..part.start + item.end;
+            for (document, value) in self.yaml(file, &range) {
+                let Value::List(values) = value else { continue };
+                for (i, value) in values.into_iter().enumerate() {
+                    let of_list =
+                        (!item_kind.is_empty()).then(|| (version.clone(), item_kind.to_owned()));
+                    let path = Path::default().index(i);
+                    each(
+                        self,
+                        Entry {
+                            document,
+                            path,
+                            value,
+                            of_list,
+                        },
+                    );
+                }
+            }
+            self.tell(file, range.end, all);
         }
     }
 

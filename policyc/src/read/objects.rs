@@ -41,7 +41,7 @@ impl<'a> Type<'a> {
     }
 }
 
-impl Loader {
+impl Loader<'_> {
     /// Takes one object or a list of them. `of_list`: what the items of a typed list are.
     pub(super) fn object(
         &mut self,

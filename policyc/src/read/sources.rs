@@ -115,6 +115,10 @@ impl Sources {
         self.files.len() - 1
     }
 
+    pub(super) fn file_name(&self, file: usize) -> &str {
+        self.files.get(file).map_or("", |f| &f.name)
+    }
+
     pub(super) fn text(&self, file: usize) -> &str {
         self.files.get(file).map_or("", |f| &f.text)
     }

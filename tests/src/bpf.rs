@@ -50,7 +50,7 @@ pub fn object_path(name: &str) -> PathBuf {
         || {
             let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
             let root = tests.parent().unwrap_or(tests);
-            root.join("target/bpf/bpfel-unknown-none/release")
+            root.join("target/bpf/bpfel-unknown-none/bpf")
         },
         PathBuf::from,
     );

@@ -165,15 +165,14 @@ fn copy_program(from: &Path, root: &Path, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// Symbols of a debug build would fill the guest's memory.
+/// Symbols of a debug build would fill the guest's memory. The BPF object keeps its own: its maps
+/// are described by them, and `strip` knows this machine's programs only.
 fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
     if let Some(dir) = to.parent() {
         fs::create_dir_all(dir)?;
     }
-    let is_program = fs::read(from)
-        .with_context(|| format!("cannot read {}", from.display()))?
-        .starts_with(b"\x7fELF");
-    if !is_program {
+    let bytes = fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+    if !is_program(&bytes) {
         fs::copy(from, to)?;
         return Ok(());
     }
@@ -181,6 +180,12 @@ fn copy_stripped(from: &Path, to: &Path) -> Result<()> {
     let status = status.context("cannot run strip")?;
     ensure!(status.success(), "strip {}: {status}", from.display());
     Ok(())
+}
+
+/// An ELF file for x86-64: magic, then the machine's number at byte 18.
+fn is_program(bytes: &[u8]) -> bool {
+    const X86_64: [u8; 2] = 62u16.to_le_bytes();
+    bytes.starts_with(b"\x7fELF") && bytes.get(18..20) == Some(&X86_64[..])
 }
 
 fn inside(root: &Path, absolute: &str) -> PathBuf {
@@ -293,6 +298,15 @@ mod tests {
         );
         let alone = b"\x7fELF..license=GPL\0depends=\0retpoline=Y\0";
         assert!(depends(alone).is_empty(), "an empty list names nothing");
+    }
+
+    #[test]
+    fn only_this_machines_programs_are_stripped() {
+        let mut elf = *b"\x7fELF\x02\x01\x01\0\0\0\0\0\0\0\0\0\x02\0\x3e\0";
+        assert!(is_program(&elf));
+        elf[18] = 247; // BPF
+        assert!(!is_program(&elf));
+        assert!(!is_program(b"#!/bin/sh\n"));
     }
 
     #[test]

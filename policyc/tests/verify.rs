@@ -53,12 +53,14 @@ fn verified(compiled: &str, sources: &str) -> Verified {
         assert!(errors.is_empty(), "{errors:?}");
         loaded
     };
-    let program = compile(&load(compiled), CatchAllDeny::DenyAll, &BTreeMap::new()).unwrap();
+    let program = compile(&load(compiled), CatchAllDeny::DenyAll, &BTreeMap::new())
+        .expect("the manifests have no errors");
     let options = Options {
         now: 1_767_225_600,
         ..Options::default()
     };
-    verify(&program, &load(sources).cluster, &options, &mut |_, _| {}).unwrap()
+    verify(&program, &load(sources).cluster, &options, &mut |_, _| {})
+        .expect("the manifests can be linked")
 }
 
 #[test]

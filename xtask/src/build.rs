@@ -96,8 +96,8 @@ pub fn static_cargo(command: &str) -> Command {
     cargo
 }
 
-/// The programs that a static `cargo build` or `cargo test --no-run` of these arguments makes:
-/// name of the target and the file.
+/// The programs that a static `cargo build` or `cargo test --no-run` of these arguments makes, but
+/// not the unit tests of a `bin`: name of the target and the file.
 ///
 /// # Errors
 /// When it does not compile.
@@ -119,6 +119,12 @@ pub fn static_programs(title: &str, arguments: &[&str]) -> Result<(Done, Vec<(St
         }
         let message: serde_json::Value =
             serde_json::from_str(line).context("cargo writes a JSON object a line")?;
+        // `cargo test` makes a program of each `bin` twice: itself, and its unit tests.
+        let unit_tests =
+            message["target"]["kind"][0] == "bin" && message["profile"]["test"] == true;
+        if unit_tests {
+            continue;
+        }
         if let (Some(name), Some(file)) = (
             message["target"]["name"].as_str(),
             message["executable"].as_str(),

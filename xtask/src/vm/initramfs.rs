@@ -36,7 +36,8 @@ const MODULES: &[&str] = &[
 /// Programs of the host that the tests call.
 const PROGRAMS: &[&str] = &["ip", "nft"];
 
-/// Mounts what the tests expect of a machine, loads the modules, runs the script.
+/// Mounts what the tests expect of a machine, loads the modules, runs the script. Nothing is mounted
+/// over /tmp: the clone that the tests come from may lie there.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /bin /proc /sys /dev /run/netns /tmp /etc
 /bin/busybox --install -s /bin
@@ -45,7 +46,6 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
 mount -t tmpfs tmpfs /run
-mount -t tmpfs tmpfs /tmp
 mount -t bpf bpf /sys/fs/bpf
 ip link set lo up
 failed=0

@@ -27,7 +27,7 @@ use kernel::{
     globals::{L7_IFINDEX, L7_MAC, L7_PEER_IFINDEX, REJ_IFINDEX, REJ_MAC},
     maps::LISTENERS,
     report,
-    run::{Run, decide_from_l7, decide_from_pod, decide_to_pod, read_frame},
+    run::{Memory, Run, decide_from_l7, decide_from_pod, decide_to_pod, read_frame},
 };
 
 /// On to the next program: a plain "ok" would end the chain and skip whoever comes after.
@@ -39,7 +39,7 @@ const SK_PASS: u32 = 1;
 /// Egress of a pod's host interface: every packet into the pod.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    let mut memory = Run::memory();
+    let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
     read_frame(ctx.skb.skb, run);
     decide_to_pod(ctx.skb.skb, run);
@@ -50,7 +50,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 /// Ingress of a pod's host interface: every packet out of the pod.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    let mut memory = Run::memory();
+    let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
     read_frame(ctx.skb.skb, run);
     decide_from_pod(ctx.skb.skb, run);
@@ -61,7 +61,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 /// Ingress of the node's end of the proxy's interface: every packet out of the proxy's namespace.
 #[classifier]
 pub fn from_l7(ctx: TcContext) -> i32 {
-    let mut memory = Run::memory();
+    let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
     read_frame(ctx.skb.skb, run);
     decide_from_l7(run);

@@ -4,7 +4,7 @@
     reason = "packet bytes and context fields are reached through raw pointers"
 )]
 
-use core::ptr::{read_unaligned, read_volatile};
+use core::{arch::asm, ptr::read_volatile};
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use enforcer_ebpf::{
@@ -28,8 +28,10 @@ impl<'a> Skb<'a> {
     pub fn new(ctx: &'a TcContext) -> Self {
         let length = ctx.len();
         let (mut data, mut end) = (ctx.data(), ctx.data_end());
-        if data + usize::from(NEAR_BYTES) > end {
-            let wanted = length.min(u32::from(NEAR_BYTES));
+        // Most packets are shorter than the longest headers and lie there as a whole: to pull those
+        // would cost more than to judge them, and might copy them.
+        let wanted = length.min(u32::from(NEAR_BYTES));
+        if data + wanted as usize > end {
             // A failure leaves the linear part as it was: what is not there reads as absent.
             let _ = ctx.pull_data(wanted);
             (data, end) = (ctx.data(), ctx.data_end());
@@ -50,8 +52,19 @@ impl Frame for Skb<'_> {
         if start + N > self.end {
             return None;
         }
-        // SAFETY: start..start + N lies within the packet's linear part.
-        Some(unsafe { read_unaligned(start as *const [u8; N]) })
+        // Whole words: the target takes no pointer for aligned, and would load byte by byte.
+        const { assert!(N.is_multiple_of(2)) };
+        let mut bytes = [0; N];
+        let mut i = 0;
+        while i + 4 <= N {
+            [bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]] =
+                load_u32(start + i).to_ne_bytes();
+            i += 4;
+        }
+        if i < N {
+            [bytes[i], bytes[i + 1]] = load_u16(start + i).to_ne_bytes();
+        }
+        Some(bytes)
     }
     #[inline(always)]
     fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
@@ -61,6 +74,39 @@ impl Frame for Skb<'_> {
     fn length(&self) -> usize {
         self.length
     }
+}
+
+/// Four bytes of the packet. They lie within its linear part: the kernel refuses a program that has
+/// not made sure of it, and every kernel that can run this one reads them at any address.
+#[inline(always)]
+fn load_u32(at: usize) -> u32 {
+    let word: u32;
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "{word} = *(u32 *)({at} + 0)",
+            at = in(reg) at,
+            word = lateout(wreg) word,
+            options(nostack, pure, readonly)
+        );
+    }
+    word
+}
+
+/// Two bytes of the packet, as above.
+#[inline(always)]
+fn load_u16(at: usize) -> u16 {
+    let word: u32;
+    // SAFETY: as above.
+    unsafe {
+        asm!(
+            "{word} = *(u16 *)({at} + 0)",
+            at = in(reg) at,
+            word = lateout(wreg) word,
+            options(nostack, pure, readonly)
+        );
+    }
+    (word & 0xffff) as u16
 }
 
 // VERIFIER: one volatile read for each field; the compiler would otherwise select between the

@@ -4,7 +4,7 @@
 //! functions they add up, and each starts from one state: memory of which nothing is known.
 #![expect(unsafe_code, reason = "global functions take pointers")]
 
-use core::{hint::black_box, mem::MaybeUninit, ptr::null_mut};
+use core::{mem::MaybeUninit, ptr::null_mut};
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use enforcer_ebpf::{
@@ -26,20 +26,36 @@ pub struct Run {
     pub slot: u32,
 }
 
-impl Run {
-    /// Memory for a run that knows nothing yet.
-    #[inline(always)]
-    pub const fn memory() -> MaybeUninit<Self> {
-        MaybeUninit::zeroed()
-    }
+/// Memory for a run, in units of eight bytes.
+pub struct Memory(MaybeUninit<[u64; UNITS]>);
 
-    /// The run in `memory`.
-    // VERIFIER: every byte handed to a global function must have been written; the compiler, who
-    // can see that the callee overwrites them, must not find out.
+const UNITS: usize = size_of::<Run>().div_ceil(8);
+
+impl Memory {
     #[inline(always)]
-    pub fn begin(memory: &mut MaybeUninit<Self>) -> &mut Self {
-        // SAFETY: all-zero bytes are a run: each enum in it has a variant of number 0.
-        unsafe { black_box(memory).assume_init_mut() }
+    pub const fn new() -> Self {
+        Self(MaybeUninit::uninit())
+    }
+}
+
+impl Run {
+    /// A run that knows nothing yet.
+    // VERIFIER: every byte handed to a global function must have been written, so the compiler, who
+    // can see that the callees overwrite them, must keep the stores: they are volatile. Written as
+    // an array of zeros they would become a call that stores byte after byte, which takes longer
+    // than the whole decision.
+    #[inline(always)]
+    pub fn begin(memory: &mut Memory) -> &mut Self {
+        let units = memory.0.as_mut_ptr().cast::<u64>();
+        let mut i = 0;
+        while i < UNITS {
+            // SAFETY: within the array.
+            unsafe { units.add(i).write_volatile(0) };
+            i += 1;
+        }
+        // SAFETY: large and aligned enough, and all-zero bytes are a run: each enum in it has a
+        // variant of number 0.
+        unsafe { &mut *units.cast() }
     }
 }
 

@@ -1,5 +1,5 @@
-//! A bundle: a compiled program as bytes, with a header that tells what it is and whether it is
-//! whole.
+//! A bundle: a compiled program and the inventory it was compiled with, as bytes, with a header that
+//! tells what it is and whether it is whole.
 //!
 //! ```text
 //! offset  size
@@ -10,17 +10,19 @@
 //!     24    16  compiler version, ASCII, padded with zeros
 //!     40     8  length of the payload in bytes
 //!     48    32  SHA-256 of the payload
-//!     80     -  payload: bincode 2, fixed-size integers, little-endian
+//!     80     -  payload: length of the program in bytes (8), program, inventory; bincode 2 with
+//!               fixed-size integers, little-endian
 //! ```
 //!
-//! The same program gives the same bytes. bincode is unmaintained upstream: everything about it
+//! A node reads the program alone: 100 000 pods would be read for nothing. The same sources give the
+//! same bytes. bincode is unmaintained upstream: everything about it
 //! stays in this file.
 
 use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use enforcer_ebpf::words::ABI;
 use sha2::{Digest, Sha256};
 
-use crate::ir::Program;
+use crate::{inventory::Inventory, ir::Program};
 
 /// First bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"POLICYC\0";
@@ -29,6 +31,8 @@ pub const FORMAT: u32 = 1;
 /// Most bytes of a payload that are ever read.
 pub const PAYLOAD_MAX: usize = 1 << 30;
 const HEADER: usize = 80;
+/// Bytes of the program's length, in front of it.
+const LENGTH: usize = 8;
 
 /// A bundle that was read and found whole.
 #[derive(Clone, PartialEq, Debug)]
@@ -73,22 +77,33 @@ fn config() -> Config {
         .with_limit::<PAYLOAD_MAX>()
 }
 
-/// The bytes of a program.
+/// The bytes of a program and of the inventory it was compiled with.
 ///
 /// # Errors
 /// A payload beyond [`PAYLOAD_MAX`].
-pub fn write(program: &Program, generation: u64) -> Result<Vec<u8>, BundleError> {
-    let payload = bincode::serde::encode_to_vec(program, config())
-        .map_err(|e| BundleError::Payload(e.to_string()))?;
+pub fn write(
+    program: &Program,
+    inventory: &Inventory,
+    generation: u64,
+) -> Result<Vec<u8>, BundleError> {
+    let failed = |e: bincode::error::EncodeError| BundleError::Payload(e.to_string());
+    let mut payload = vec![0; LENGTH];
+    bincode::serde::encode_into_std_write(program, &mut payload, config()).map_err(failed)?;
+    let program_length = (payload.len() - LENGTH) as u64;
+    payload.splice(..LENGTH, program_length.to_le_bytes());
+    bincode::serde::encode_into_std_write(inventory, &mut payload, config()).map_err(failed)?;
+    if payload.len() > PAYLOAD_MAX {
+        return Err(BundleError::TooLarge(payload.len() as u64));
+    }
+    let mut version = [0u8; 16];
+    for (place, byte) in version.iter_mut().zip(env!("CARGO_PKG_VERSION").bytes()) {
+        *place = byte;
+    }
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
     bytes.extend(MAGIC);
     bytes.extend(FORMAT.to_le_bytes());
     bytes.extend(ABI.to_le_bytes());
     bytes.extend(generation.to_le_bytes());
-    let mut version = [0u8; 16];
-    for (place, byte) in version.iter_mut().zip(env!("CARGO_PKG_VERSION").bytes()) {
-        *place = byte;
-    }
     bytes.extend(version);
     bytes.extend((payload.len() as u64).to_le_bytes());
     bytes.extend(Sha256::digest(&payload));
@@ -96,19 +111,55 @@ pub fn write(program: &Program, generation: u64) -> Result<Vec<u8>, BundleError>
     Ok(bytes)
 }
 
-/// Reads a bundle and checks that it is whole.
+/// Reads a bundle and checks that it is whole; the inventory is left unread.
 ///
 /// # Errors
 /// Anything that is not exactly one bundle of this version.
 pub fn read(bytes: &[u8]) -> Result<Bundle, BundleError> {
+    let whole = whole(bytes)?;
+    let program: Program = decode(whole.program)?;
+    check(&program)?;
+    let compiler: Vec<u8> = part::<16>(whole.header, 24)
+        .into_iter()
+        .take_while(|b| *b != 0)
+        .collect();
+    Ok(Bundle {
+        generation: u64::from_le_bytes(part(whole.header, 16)),
+        compiler: String::from_utf8_lossy(&compiler).into_owned(),
+        hash: part::<32>(whole.header, 48)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect(),
+        program,
+    })
+}
+
+/// Reads a bundle's inventory.
+///
+/// # Errors
+/// Anything that is not exactly one bundle of this version.
+pub fn read_inventory(bytes: &[u8]) -> Result<Inventory, BundleError> {
+    decode(whole(bytes)?.inventory)
+}
+
+/// A bundle's bytes, found whole.
+struct Whole<'a> {
+    header: &'a [u8; HEADER],
+    program: &'a [u8],
+    inventory: &'a [u8],
+}
+
+fn whole(bytes: &[u8]) -> Result<Whole<'_>, BundleError> {
     if !bytes.starts_with(&MAGIC) {
         return Err(BundleError::Foreign);
     }
     let found = bytes.len() as u64;
-    let header: &[u8; HEADER] = bytes.first_chunk().ok_or(BundleError::Truncated {
-        expected: HEADER as u64,
-        found,
-    })?;
+    let (header, payload) = bytes
+        .split_first_chunk::<HEADER>()
+        .ok_or(BundleError::Truncated {
+            expected: HEADER as u64,
+            found,
+        })?;
     let format = u32::from_le_bytes(part(header, 8));
     if format != FORMAT {
         return Err(BundleError::Format {
@@ -134,27 +185,31 @@ pub fn read(bytes: &[u8]) -> Result<Bundle, BundleError> {
     if found > expected {
         return Err(BundleError::Trailing(found - expected));
     }
-    let payload = bytes.get(HEADER..).unwrap_or_default();
-    let digest: [u8; 32] = Sha256::digest(payload).into();
-    if digest != part::<32>(header, 48) {
+    if Sha256::digest(payload)[..] != part::<32>(header, 48) {
         return Err(BundleError::Checksum);
     }
-    let (program, used): (Program, usize) = bincode::serde::decode_from_slice(payload, config())
-        .map_err(|e| BundleError::Payload(e.to_string()))?;
-    if used != payload.len() {
-        return Err(BundleError::Trailing((payload.len() - used) as u64));
-    }
-    check(&program)?;
-    let compiler: Vec<u8> = part::<16>(header, 24)
-        .into_iter()
-        .take_while(|b| *b != 0)
-        .collect();
-    Ok(Bundle {
-        generation: u64::from_le_bytes(part(header, 16)),
-        compiler: String::from_utf8_lossy(&compiler).into_owned(),
-        hash: digest.iter().map(|b| format!("{b:02x}")).collect(),
+    let (program, inventory) = payload
+        .split_first_chunk::<LENGTH>()
+        .and_then(|(length, parts)| {
+            let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
+            parts.split_at_checked(length)
+        })
+        .ok_or(BundleError::Payload("its parts do not fit".into()))?;
+    Ok(Whole {
+        header,
         program,
+        inventory,
     })
+}
+
+/// Decodes a part that must be read to its last byte.
+fn decode<T: serde::de::DeserializeOwned>(part: &[u8]) -> Result<T, BundleError> {
+    let (value, used) = bincode::serde::decode_from_slice(part, config())
+        .map_err(|e| BundleError::Payload(e.to_string()))?;
+    if used != part.len() {
+        return Err(BundleError::Trailing((part.len() - used) as u64));
+    }
+    Ok(value)
 }
 
 fn part<const N: usize>(header: &[u8; HEADER], at: usize) -> [u8; N] {
@@ -192,7 +247,10 @@ fn check(program: &Program) -> Result<(), BundleError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ir::{Atom, Pattern};
+    use crate::{
+        cluster::Pod,
+        ir::{Atom, Pattern},
+    };
 
     fn program() -> Program {
         Program {
@@ -201,21 +259,35 @@ mod tests {
         }
     }
 
+    fn inventory() -> Inventory {
+        let pod = Pod {
+            namespace: "a".into(),
+            name: "x".into(),
+            ips: vec![std::net::Ipv4Addr::LOCALHOST.into()],
+            ..Pod::default()
+        };
+        Inventory {
+            pods: vec![pod],
+            ..Inventory::default()
+        }
+    }
+
     #[test]
     fn a_bundle_round_trips_and_is_reproducible() {
-        let bytes = write(&program(), 7).unwrap();
+        let bytes = write(&program(), &inventory(), 7).unwrap();
         assert_eq!(
             bytes,
-            write(&program(), 7).unwrap(),
+            write(&program(), &inventory(), 7).unwrap(),
             "same input, same bytes"
         );
         let bundle = read(&bytes).unwrap();
         assert_eq!((bundle.generation, &bundle.program), (7, &program()));
+        assert_eq!(read_inventory(&bytes), Ok(inventory()));
     }
 
     #[test]
     fn whatever_is_not_exactly_a_bundle_is_refused() {
-        let bytes = write(&program(), 0).unwrap();
+        let bytes = write(&program(), &inventory(), 0).unwrap();
         assert_eq!(read(b"#!/bin/sh"), Err(BundleError::Foreign));
         assert_eq!(read(b""), Err(BundleError::Foreign));
         for length in MAGIC.len()..bytes.len() {
@@ -230,7 +302,8 @@ mod tests {
         for (at, error) in [
             (8, "format"),
             (12, "ABI"),
-            (90, "checksum"),
+            (80, "checksum"),
+            (100, "checksum"),
             (50, "checksum"),
         ] {
             let mut damaged = bytes.clone();
@@ -262,7 +335,7 @@ mod tests {
                 }],
             }],
         });
-        let bytes = write(&program, 0).unwrap();
+        let bytes = write(&program, &inventory(), 0).unwrap();
         assert_eq!(
             read(&bytes),
             Err(BundleError::Dangling {

@@ -1,5 +1,6 @@
 //! The world that policies speak about: namespaces, service accounts, pods, workloads, services,
-//! nodes and the mesh's own settings. Plain values as the manifests give them.
+//! nodes and the mesh's own settings. Plain values as the manifests give them. A bundle remembers
+//! them without annotations, which may say anything, and without where they were written.
 
 pub(crate) mod mesh;
 mod meta;
@@ -120,16 +121,18 @@ pub struct ExtAuthz {
     pub allow_partial_message: bool,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Namespace {
+    #[serde(skip)]
     pub document: DocumentId,
     pub labels: BTreeMap<String, String>,
 }
 
 /// What a pod is made from: of a Pod itself, or of a workload's template.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct PodTemplate {
     pub labels: BTreeMap<String, String>,
+    #[serde(skip)]
     pub annotations: BTreeMap<String, String>,
     /// `default` when the manifest names none.
     pub service_account: String,
@@ -144,15 +147,17 @@ pub struct PodTemplate {
 }
 
 /// A container port. Only TCP ones are kept.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerPort {
     pub name: String,
     pub port: u16,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Pod {
+    #[serde(skip)]
     pub document: DocumentId,
+    #[serde(skip)]
     pub object: crate::diagnostic::Path,
     pub namespace: String,
     pub name: String,
@@ -168,9 +173,11 @@ pub struct Pod {
     pub netns: Option<String>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Workload {
+    #[serde(skip)]
     pub document: DocumentId,
+    #[serde(skip)]
     pub object: crate::diagnostic::Path,
     /// Deployment, StatefulSet, DaemonSet, ReplicaSet, Job, CronJob, ReplicationController.
     pub kind: String,
@@ -179,9 +186,11 @@ pub struct Workload {
     pub template: PodTemplate,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Service {
+    #[serde(skip)]
     pub document: DocumentId,
+    #[serde(skip)]
     pub object: crate::diagnostic::Path,
     pub namespace: String,
     pub name: String,
@@ -195,7 +204,7 @@ pub struct Service {
 }
 
 /// A TCP port of a Service.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct ServicePort {
     pub name: String,
     pub port: u16,
@@ -203,7 +212,7 @@ pub struct ServicePort {
     pub app_protocol: Option<String>,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum TargetPort {
     Number(u16),
     /// Name of a container port.
@@ -216,7 +225,7 @@ impl Default for TargetPort {
     }
 }
 
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Node {
     pub name: String,
     /// `status.addresses` of type InternalIP and ExternalIP.

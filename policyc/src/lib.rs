@@ -16,6 +16,7 @@ pub mod diagnostic;
 pub mod engine;
 pub mod explain;
 pub mod inspect;
+pub mod inventory;
 pub mod ir;
 pub mod l7;
 pub mod link;

@@ -8,7 +8,7 @@ pub mod traffic;
 use std::{collections::BTreeMap, fmt::Write};
 
 use anyhow::{Context, Result, ensure};
-use policyc::{bundle, diagnostic::Severity, read, resolve};
+use policyc::{bundle, diagnostic::Severity, inventory::Inventory, read, resolve};
 
 use crate::{ready::skipped, topology::Topology};
 
@@ -82,5 +82,6 @@ pub fn compile(manifests: &str, policies: &str, generation: u64) -> Result<Vec<u
         &BTreeMap::new(),
         &|_| ("live.yaml".into(), 1),
     )?;
-    bundle::write(&program, generation).context("write the bundle")
+    let inventory = Inventory::of(&loaded.cluster);
+    bundle::write(&program, &inventory, generation).context("write the bundle")
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context;
 use clap::ValueEnum;
-use policyc::{bundle, compile::compile, report};
+use policyc::{bundle, compile::compile, inventory::Inventory, report};
 
 use super::{Outcome, sources::SourceArgs};
 
@@ -58,7 +58,8 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Bad);
         }
     };
-    let bytes = bundle::write(&program, args.generation)?;
+    let inventory = Inventory::of(&loaded.cluster);
+    let bytes = bundle::write(&program, &inventory, args.generation)?;
     replace(&args.output, &bytes)
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     let mut out = stdout();

@@ -1,4 +1,4 @@
-//! `policyc inspect`: what a bundle holds, and, with an inventory, the table that a node makes of it.
+//! `policyc inspect`: what a bundle holds, and the table that a node makes of it.
 
 use std::{
     fs,
@@ -9,16 +9,20 @@ use std::{
 use anyhow::Context;
 use policyc::{
     bundle, inspect,
+    inventory::Inventory,
     link::{self, Local, NodeView},
     report::with_workloads,
 };
 
 use super::{
     Outcome,
-    sources::{Inventory, load},
+    sources::{InventoryArgs, load},
 };
 
-/// Prints a bundle, and with -f the table that a node links from it
+/// Prints a bundle's policies, and the table that a node links from it
+///
+/// The table is made with the inventory that the bundle was compiled with, or with the one that -f
+/// gives.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   policyc inspect bundle.bin
@@ -28,10 +32,10 @@ pub struct Args {
     bundle: PathBuf,
 
     #[command(flatten)]
-    inventory: Inventory,
+    inventory: InventoryArgs,
 
     /// Link for the pods of this node; default all pods
-    #[arg(long, value_name = "NAME", requires = "files")]
+    #[arg(long, value_name = "NAME")]
     node: Option<String>,
 
     /// Lines of each map that are printed
@@ -42,8 +46,9 @@ pub struct Args {
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let name = args.bundle.display();
     let bytes = fs::read(&args.bundle).with_context(|| format!("cannot read {name}"))?;
-    let bundle = match bundle::read(&bytes) {
-        Ok(bundle) => bundle,
+    let read = bundle::read(&bytes).and_then(|b| Ok((b, bundle::read_inventory(&bytes)?)));
+    let (bundle, mut inventory) = match read {
+        Ok(read) => read,
         Err(error) => {
             eprintln!("policyc: {name}: {error}");
             return Ok(Outcome::Bad);
@@ -51,15 +56,21 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     };
     let mut out = stdout().lock();
     write!(out, "{}", inspect::program(&bundle, args.lines))?;
-    if args.inventory.files.is_empty() {
+    if !args.inventory.files.is_empty() {
+        inventory = match load(&args.inventory) {
+            Ok(loaded) => Inventory::of(&loaded.cluster),
+            Err(outcome) => return Ok(outcome),
+        };
+    }
+    if inventory.is_empty() {
+        writeln!(
+            out,
+            "\nno table: the bundle was compiled without pods and workloads; give some with -f"
+        )?;
         return Ok(Outcome::Good);
     }
-    let mut cluster = match load(&args.inventory) {
-        Ok(loaded) => loaded.cluster,
-        Err(outcome) => return Ok(outcome),
-    };
     // The inventory says who is where; what the mesh is was decided when the bundle was compiled.
-    cluster.mesh = bundle.program.mesh.clone();
+    let cluster = inventory.into_cluster(bundle.program.mesh.clone());
     let world = with_workloads(&cluster);
     let local = args.node.clone().map_or(Local::All, Local::Node);
     let node = NodeView {

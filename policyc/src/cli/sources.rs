@@ -58,14 +58,14 @@ impl From<CatchAll> for CatchAllDeny {
 
 /// Manifests that say who is where, beside a bundle that holds the policies.
 #[derive(clap::Args, Debug)]
-pub struct Inventory {
+pub struct InventoryArgs {
     /// Manifests of pods, services and nodes: a file, a folder, or `-` for standard input
     #[arg(short = 'f', long = "file", value_name = "PATH")]
     pub files: Vec<String>,
 }
 
 /// Reads an inventory and prints what is wrong to standard error.
-pub fn load(inventory: &Inventory) -> Result<Loaded, Outcome> {
+pub fn load(inventory: &InventoryArgs) -> Result<Loaded, Outcome> {
     let inputs: Vec<Input> = inventory
         .files
         .iter()

@@ -12,6 +12,7 @@ use policyc::{
     cluster::Cluster,
     conformance::{Engine, Oracle},
     engine,
+    inventory::Inventory,
     options::{CatchAllDeny, Options},
     request::{Expected, Judgement, Request},
     resolve,
@@ -134,17 +135,21 @@ proptest! {
         let mut turned = cluster.clone();
         let places = turn % cluster.policies.len();
         turned.policies.rotate_left(places);
-        let bytes = |cluster: &Cluster| bundle::write(&program(cluster), 1).expect("it is small");
+        let bytes = |cluster: &Cluster| bundle::write(&program(cluster), &Inventory::of(cluster), 1).expect("it is small");
         prop_assert_eq!(bytes(&cluster), bytes(&turned), "the bundle depends on the order");
     }
 
     #[test]
     fn a_bundle_gives_back_what_it_was_made_from(policies in vec(world::policy(), 0..6)) {
-        let program = program(&world::cluster(policies));
-        let bytes = bundle::write(&program, 3).expect("it is small");
+        let cluster = world::cluster(policies);
+        let (program, inventory) = (program(&cluster), Inventory::of(&cluster));
+        let bytes = bundle::write(&program, &inventory, 3).expect("it is small");
         let read = bundle::read(&bytes).expect("it was just written");
         prop_assert_eq!(&read.program, &program);
-        prop_assert_eq!(bundle::write(&read.program, 3).expect("it is small"), bytes);
+        let remembered = bundle::read_inventory(&bytes).expect("it was just written");
+        let again = bundle::write(&read.program, &remembered, 3).expect("it is small");
+        prop_assert_eq!(again, bytes);
+        prop_assert_eq!(remembered, inventory);
     }
 
     #[test]

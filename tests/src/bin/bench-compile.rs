@@ -16,7 +16,8 @@ fn main() -> anyhow::Result<()> {
             &|_| (String::new(), 1),
         )?;
         let resolved = start.elapsed();
-        let bytes = policyc::bundle::write(&program, 1)?;
+        let bytes =
+            policyc::bundle::write(&program, &policyc::inventory::Inventory::of(&cluster), 1)?;
         let written = start.elapsed();
         policyc::bundle::read(&bytes)?;
         let read = start.elapsed();

@@ -4,7 +4,7 @@
 //! makes a fixed number of reads. What is not found reads as 0, and 0 denies.
 
 use crate::words::{
-    Address, BUCKET, Cell, INTERFACE_ENTRY, LEAF, V6_ENTRY, V6_RANGE_STEPS, Words, header,
+    Address, BUCKET, Cell, INTERFACE_ENTRY, LEAF, V4_ROOT, V6_ENTRY, V6_RANGE_STEPS, Words, header,
     index_bits, index_offset, interface_bucket, pod, scope, v6_buckets,
 };
 
@@ -48,7 +48,7 @@ pub fn index<W: Words + ?Sized>(words: &W, reference: u32, key: u32) -> u32 {
 /// What the table knows about an IPv4 address, given in host order.
 #[inline(always)]
 pub fn address_v4<W: Words + ?Sized>(words: &W, address: u32) -> Address {
-    let mut word = words.at(words.at(header::V4).wrapping_add(address >> 16));
+    let mut word = words.at(V4_ROOT + (address >> 16));
     if word & LEAF == 0 {
         word = words.at(word.wrapping_add((address >> 8) & 0xff));
         if word & LEAF == 0 {
@@ -147,7 +147,7 @@ pub fn pod_by_interface<W: Words + ?Sized>(words: &W, ifindex: u32) -> u32 {
     while i < BUCKET {
         let at = buckets.wrapping_add((bucket * BUCKET + i) * INTERFACE_ENTRY);
         if words.at(at) == ifindex {
-            return pod_by_slot(words, words.at(at + 1));
+            return words.at(at + 1);
         }
         i += 1;
     }

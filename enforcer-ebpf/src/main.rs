@@ -43,7 +43,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     let run = Run::begin(&mut memory);
     read_frame(ctx.skb.skb, run);
     decide_to_pod(ctx.skb.skb, run);
-    report::tell(run, interface(&ctx), Hook::ToPod as u32);
+    report::report(run, interface(&ctx), Hook::ToPod as u32);
     carry_out(&ctx, &run.judgement)
 }
 
@@ -54,7 +54,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     let run = Run::begin(&mut memory);
     read_frame(ctx.skb.skb, run);
     decide_from_pod(ctx.skb.skb, run);
-    report::tell(run, interface(&ctx), Hook::FromPod as u32);
+    report::report(run, interface(&ctx), Hook::FromPod as u32);
     carry_out(&ctx, &run.judgement)
 }
 
@@ -65,7 +65,7 @@ pub fn from_l7(ctx: TcContext) -> i32 {
     let run = Run::begin(&mut memory);
     read_frame(ctx.skb.skb, run);
     decide_from_l7(run);
-    report::tell(run, interface(&ctx), Hook::FromL7 as u32);
+    report::report(run, interface(&ctx), Hook::FromL7 as u32);
     carry_out(&ctx, &run.judgement)
 }
 

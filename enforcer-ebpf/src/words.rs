@@ -8,11 +8,11 @@
 //! ```text
 //! header   64 words, indices in [`header`]
 //! address map (the identity map): source address -> Address word
-//!   v4     65 536-word root, then 256-word blocks: a 16-8-8 trie
+//!   v4     65 536-word root at [`V4_ROOT`], then 256-word blocks: a 16-8-8 trie
 //!   v6     hosts: two-choice buckets of four 5-word entries; ranges: sorted 5-word entries
-//! interfaces  buckets of four 2-word entries: host interface index -> local pod slot
-//! pods     16 words (one cache line) each, indices in [`pod`]
 //! scopes   4 words each, indices in [`scope`]
+//! pods     16 words (one cache line) each, indices in [`pod`]
+//! interfaces  buckets of four 2-word entries: host interface index -> offset of the local pod
 //! indexes  (the port map and the class map of a scope) buckets of four words: u16 key << 16 | u16 value
 //! cells    (the decision map) one word each: [`Cell`]
 //! ```
@@ -90,8 +90,6 @@ pub mod header {
     pub const LENGTH: u32 = 2;
     /// Node-local number of this activation, carried by every event.
     pub const EPOCH: u32 = 3;
-    /// Offset of the 65 536-word IPv4 root.
-    pub const V4: u32 = 4;
     /// Offset of the IPv6 host buckets, and log2 of their number.
     pub const V6_HOSTS: u32 = 5;
     pub const V6_HOSTS_BITS: u32 = 6;
@@ -111,6 +109,11 @@ pub mod header {
     /// Words the header takes.
     pub const WORDS: u32 = 64;
 }
+
+/// Offset of the IPv4 root: where the header ends, so that finding it costs no read.
+pub const V4_ROOT: u32 = header::WORDS;
+/// Words of the IPv4 root: one for each upper half of an address.
+pub const V4_ROOT_WORDS: u32 = 65_536;
 
 /// Bits of the header's OPTIONS word: how a node enforces, swapped together with what it enforces.
 pub mod options {
@@ -184,7 +187,7 @@ pub const BUCKET: u32 = 4;
 pub const INDEX_BITS_MAX: u32 = 14;
 /// Words of an IPv6 host or range entry: four of the address, most significant first, one [`Address`].
 pub const V6_ENTRY: u32 = 5;
-/// Words of an interface entry: interface index, pod slot.
+/// Words of an interface entry: interface index, offset of the pod.
 pub const INTERFACE_ENTRY: u32 = 2;
 /// Most IPv6 ranges: sixteen halvings find one.
 pub const V6_RANGES_MAX: u32 = 65_535;

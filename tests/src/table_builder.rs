@@ -7,8 +7,8 @@ use std::{
 };
 
 use enforcer_ebpf::words::{
-    ABI, Address, BUCKET, Cell, Holder, INDEX_BITS_MAX, INTERFACE_ENTRY, LEAF, MAGIC, V6_ENTRY,
-    header, index_reference, interface_bucket, pod, scope, v6_buckets,
+    ABI, Address, BUCKET, Cell, Holder, INDEX_BITS_MAX, INTERFACE_ENTRY, LEAF, MAGIC, V4_ROOT,
+    V6_ENTRY, header, index_reference, interface_bucket, pod, scope, v6_buckets,
 };
 
 /// The contents of a table.
@@ -67,13 +67,13 @@ impl TableBuilder {
         self.lay_v4(&mut words);
         self.lay_v6_hosts(&mut words);
         self.lay_v6_ranges(&mut words);
-        self.lay_interfaces(&mut words);
         let scopes: Vec<u32> = self
             .scopes
             .iter()
             .map(|scope| lay_scope(&mut words, scope))
             .collect();
-        self.lay_pods(&mut words, &scopes);
+        let pods = self.lay_pods(&mut words, &scopes);
+        self.lay_interfaces(&mut words, pods);
         let records = self
             .scopes
             .iter()
@@ -88,7 +88,7 @@ impl TableBuilder {
 
     fn lay_v4(&self, words: &mut Vec<u32>) {
         let root = end(words);
-        set(words, header::V4, root);
+        assert_eq!(root, V4_ROOT, "nothing stands between header and root");
         words.resize(words.len() + 65_536, Address::new(Holder::Outside, 0).0);
         for (base, length, address) in &self.v4 {
             let base = u32::from(*base);
@@ -145,18 +145,18 @@ impl TableBuilder {
         }
     }
 
-    fn lay_interfaces(&self, words: &mut Vec<u32>) {
+    fn lay_interfaces(&self, words: &mut Vec<u32>, pods: u32) {
         let at = end(words);
         for bits in 0..20 {
             let mut section = vec![0; ((BUCKET * INTERFACE_ENTRY) as usize) << bits];
-            let fits = self.pods.iter().zip(0u32..).all(|(pod, slot)| {
-                let bucket = interface_bucket(pod.interface, bits) * BUCKET;
+            let fits = self.pods.iter().zip(0u32..).all(|(spec, slot)| {
+                let bucket = interface_bucket(spec.interface, bits) * BUCKET;
                 let free = (bucket..bucket + BUCKET)
                     .map(|entry| (entry * INTERFACE_ENTRY) as usize)
                     .find(|entry| section[*entry] == 0);
                 if let Some(entry) = free {
-                    section[entry] = pod.interface;
-                    section[entry + 1] = slot;
+                    section[entry] = spec.interface;
+                    section[entry + 1] = pods + slot * pod::WORDS;
                 }
                 free.is_some()
             });
@@ -170,9 +170,9 @@ impl TableBuilder {
         panic!("no number of buckets holds the interfaces");
     }
 
-    fn lay_pods(&self, words: &mut Vec<u32>, scopes: &[u32]) {
-        let at = end(words);
-        set(words, header::PODS, at);
+    fn lay_pods(&self, words: &mut Vec<u32>, scopes: &[u32]) -> u32 {
+        let pods = end(words);
+        set(words, header::PODS, pods);
         let count = u32::try_from(self.pods.len()).expect("few pods");
         set(words, header::PODS_COUNT, count);
         for spec in &self.pods {
@@ -189,6 +189,7 @@ impl TableBuilder {
             set(words, at + pod::CLASS_V4, spec.class_v4.into());
             set(words, at + pod::CLASS_V6, spec.class_v6.into());
         }
+        pods
     }
 }
 

@@ -7,12 +7,13 @@
 use core::ptr::null_mut;
 
 use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, programs::TcContext};
-use aya_log_ebpf::debug;
+use aya_log_ebpf::{
+    debug,
+    macro_support::{Level, level_enabled},
+};
 use enforcer_ebpf::{
     event::{EVENTS_PER_WINDOW, Event, WINDOW_BITS},
-    judge::Judgement,
     maps::hits_index,
-    packet::Packet,
     reason::Reason,
     words::{Words as _, header},
 };
@@ -23,7 +24,22 @@ use super::{
     table::Table,
 };
 
-/// Counts a verdict, and sends an event where it is news. `hook` is the number of a `Hook`.
+/// Counts a verdict and, where it is news, tells of it. `hook` is the number of a `Hook`.
+#[inline(always)]
+pub fn report(run: &Run, interface: u32, hook: u32) {
+    let judgement = &run.judgement;
+    count(judgement.reason);
+    if judgement.masqueraded {
+        count(Reason::MasqueradedSource);
+    }
+    hit(run);
+    // What is not logged must not cost a call.
+    if run.news || level_enabled(Level::Debug) {
+        tell(run, interface, hook);
+    }
+}
+
+/// Sends an event, and logs.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn tell(run: *const Run, interface: u32, hook: u32) -> u32 {
@@ -31,16 +47,8 @@ pub extern "C" fn tell(run: *const Run, interface: u32, hook: u32) -> u32 {
     let Some(run) = (unsafe { run.as_ref() }) else {
         return 0;
     };
-    let (packet, judgement) = (&run.packet, &run.judgement);
-    let table = Table::in_slot(run.slot);
-    count(judgement.reason);
-    if judgement.masqueraded {
-        count(Reason::MasqueradedSource);
-    }
-    let opens = packet.opens();
-    hit(&table, judgement, opens);
-    if judgement.is_news(&table, opens) {
-        send((hook & 0xff) as u8, packet, &table, interface, judgement);
+    if run.news {
+        send((hook & 0xff) as u8, run, interface);
     }
     debug!(
         // The macro wants a context and does not use it.
@@ -48,8 +56,8 @@ pub extern "C" fn tell(run: *const Run, interface: u32, hook: u32) -> u32 {
         "hook {} interface {} reason {} cell {}",
         hook,
         interface,
-        judgement.reason as u8,
-        judgement.cell.0
+        run.judgement.reason as u8,
+        run.judgement.cell.0
     );
     0
 }
@@ -64,22 +72,23 @@ pub fn count(reason: Reason) {
 }
 
 #[inline(always)]
-fn hit(table: &Table, judgement: &Judgement, opens: bool) {
-    let record = judgement.cell.record();
+fn hit(run: &Run) {
+    let record = run.judgement.cell.record();
     if record == 0 {
         return;
     }
-    if let Some(hits) = HITS.get_ptr_mut(hits_index(table.slot, record)) {
+    if let Some(hits) = HITS.get_ptr_mut(hits_index(run.slot, record)) {
         // SAFETY: the value is this CPU's own.
         unsafe {
             (*hits).packets += 1;
-            (*hits).opened += u64::from(opens);
+            (*hits).opened += u64::from(run.packet.opens());
         }
     }
 }
 
 #[inline(always)]
-fn send(hook: u8, packet: &Packet, table: &Table, interface: u32, judgement: &Judgement) {
+fn send(hook: u8, run: &Run, interface: u32) {
+    let (packet, judgement) = (&run.packet, &run.judgement);
     // SAFETY: a plain helper call.
     let now = unsafe { bpf_ktime_get_boot_ns() };
     if !within_budget(now) {
@@ -89,7 +98,7 @@ fn send(hook: u8, packet: &Packet, table: &Table, interface: u32, judgement: &Ju
         return count(Reason::EventDropped);
     };
     entry.write(Event {
-        epoch: table.at(header::EPOCH),
+        epoch: Table::in_slot(run.slot).at(header::EPOCH),
         cell: judgement.cell.0,
         ifindex: interface,
         reason: judgement.reason as u8,

@@ -24,6 +24,8 @@ pub struct Run {
     pub judgement: Judgement,
     /// Slot of the table that judged.
     pub slot: u32,
+    /// Worth an event.
+    pub news: bool,
 }
 
 /// Memory for a run, in units of eight bytes.
@@ -83,6 +85,7 @@ pub extern "C" fn decide_to_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
     let table = Table::active();
     run.slot = table.slot;
     run.judgement = judge_to_pod(&run.packet, &table, &KernelFlows::new(skb), &place(&ctx));
+    run.news = run.judgement.is_news(&table, run.packet.opens());
     0
 }
 
@@ -98,6 +101,7 @@ pub extern "C" fn decide_from_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
     let table = Table::active();
     run.slot = table.slot;
     run.judgement = judge_from_pod(&run.packet, &table, &KernelFlows::new(skb), &place(&ctx));
+    run.news = run.judgement.is_news(&table, run.packet.opens());
     0
 }
 
@@ -113,5 +117,6 @@ pub extern "C" fn decide_from_l7(run: *mut Run) -> u32 {
     let table = Table::active();
     run.slot = table.slot;
     run.judgement = judge_from_l7(&run.packet, &table, &KernelFlows::new(null_mut()));
+    run.news = run.judgement.is_news(&table, run.packet.opens());
     0
 }

@@ -4,7 +4,8 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use enforcer_ebpf::words::{
-    self, ADDRESSES_MAX, Address, BUCKET, Holder, LEAF, V6_ENTRY, V6_RANGES_MAX, header, v6_buckets,
+    self, ADDRESSES_MAX, Address, BUCKET, Holder, LEAF, V4_ROOT, V4_ROOT_WORDS, V6_ENTRY,
+    V6_RANGES_MAX, header, v6_buckets,
 };
 use ipnet::IpNet;
 
@@ -145,9 +146,14 @@ impl Book {
 
     fn write_v4(&self, words: &mut Vec<u32>) -> Result<(), LinkError> {
         let root = words.len();
-        let at = offset(words)?;
-        set(words, header::V4, at);
-        words.resize(root + 65_536, Address::new(Holder::Outside, 0).0);
+        debug_assert_eq!(
+            root, V4_ROOT as usize,
+            "only the header stands before the root"
+        );
+        words.resize(
+            root + V4_ROOT_WORDS as usize,
+            Address::new(Holder::Outside, 0).0,
+        );
         for (i, (start, address)) in self.v4_ranges.iter().enumerate() {
             let end = self.v4_ranges.get(i + 1).map_or(1 << 32, |(next, _)| *next) - 1;
             fill(words, root, (*start, end), *address)?;

@@ -49,8 +49,8 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Linked, LinkError> {
         let v6 = tables.write(&mut words, &parts.graph, &mut records, pod.v6)?;
         scopes.push((v4, v6));
     }
-    interfaces(&mut words, &parts)?;
-    let pods = pods(&mut words, &parts, &scopes)?;
+    let (pods, first) = pods(&mut words, &parts, &scopes)?;
+    interfaces(&mut words, &parts, first)?;
 
     let capacity = if parts.node.capacity == 0 {
         CAPACITY_MAX
@@ -206,15 +206,15 @@ impl ScopeTables {
     }
 }
 
-/// The interface buckets.
-fn interfaces(words: &mut Vec<u32>, parts: &Parts<'_>) -> Result<(), LinkError> {
+/// The interface buckets. `pods` is the offset of the pod in slot 0.
+fn interfaces(words: &mut Vec<u32>, parts: &Parts<'_>, pods: u32) -> Result<(), LinkError> {
     let mut entries: Vec<(u32, u32)> = Vec::new();
     for slotted in &parts.pods {
         let found = known_interfaces(parts.node, slotted);
         entries.extend(
             found
                 .iter()
-                .map(|interface| (interface.ifindex, slotted.slot)),
+                .map(|interface| (interface.ifindex, pods + slotted.slot * pod::WORDS)),
         );
     }
     entries.sort_unstable();
@@ -245,20 +245,21 @@ fn interfaces(words: &mut Vec<u32>, parts: &Parts<'_>) -> Result<(), LinkError> 
     set(words, header::INTERFACES_BITS, bits);
     for bucket in buckets {
         let free = (BUCKET as usize - bucket.len()) * INTERFACE_ENTRY as usize;
-        for (ifindex, slot) in bucket {
-            words.extend([ifindex, slot]);
+        for (ifindex, at) in bucket {
+            words.extend([ifindex, at]);
         }
         words.extend(std::iter::repeat_n(0, free));
     }
     Ok(())
 }
 
-/// The pods by slot. A slot that no pod has is all zero: not enrolled, no scope.
+/// The pods by slot, and the offset of the first. A slot that no pod has is all zero: not enrolled,
+/// no scope.
 fn pods(
     words: &mut Vec<u32>,
     parts: &Parts<'_>,
     scopes: &[(u32, u32)],
-) -> Result<Vec<LinkedPod>, LinkError> {
+) -> Result<(Vec<LinkedPod>, u32), LinkError> {
     let mut hosts = HostScopes::default();
     let mut rows = Vec::with_capacity(parts.pods.len());
     let mut linked = Vec::with_capacity(parts.pods.len());
@@ -319,7 +320,7 @@ fn pods(
             place.copy_from_slice(&row);
         }
     }
-    Ok(linked)
+    Ok((linked, start))
 }
 
 /// Source class of the pod's first address of a family, as the identity map has it; 0 without one.

@@ -2,6 +2,7 @@
 //! tables and the BPF programs run on them.
 
 pub mod bpf;
+pub mod cpu;
 pub mod flow_model;
 pub mod frame;
 pub mod generate;

@@ -30,10 +30,15 @@ fn datapath(json: Option<PathBuf>) -> Result<()> {
     let mut programs = build::bpf_cargo(&toolchain, "build");
     programs.args(["--bin", "enforcer-ebpf-bench"]);
     step::must("build the BPF programs", &mut programs, build::LIMIT)?;
+    program("bench-datapath", json)
+}
+
+/// Builds one of the measuring programs, optimised as what it measures is, and runs it.
+fn program(name: &str, json: Option<PathBuf>) -> Result<()> {
     let mut bench = build::cargo("build");
-    bench.args(["--package", "tests", "--bin", "bench-datapath"]);
+    bench.args(["--release", "--package", "tests", "--bin", name]);
     step::must("build the bench", &mut bench, build::LIMIT)?;
-    let mut run = Command::new(crate::paths::target().join("debug/bench-datapath"));
+    let mut run = Command::new(crate::paths::target().join("release").join(name));
     if let Some(path) = json {
         run.arg("--json").arg(path);
     }

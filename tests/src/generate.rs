@@ -1,4 +1,7 @@
-//! A cluster of any size, the same for the same numbers: the input of the benchmarks.
+//! A cluster of any size, the same for the same numbers: the input of the benchmarks. As manifests
+//! it is in [`manifests`].
+
+pub mod manifests;
 
 use std::collections::BTreeMap;
 

@@ -11,6 +11,8 @@ use crate::{build, setup, step};
 /// What can be measured.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum What {
+    /// From text to a bundle to an active table, beside nft; requests judged in userspace
+    Compile,
     /// Nanoseconds of one decision in the kernel, beside a hash and a prefix lookup
     Datapath,
 }
@@ -21,8 +23,18 @@ pub enum What {
 /// When something does not build, cannot run here, or misses its goal.
 pub fn run(what: What, json: Option<PathBuf>) -> Result<()> {
     match what {
+        What::Compile => compile(json),
         What::Datapath => datapath(json),
     }
+}
+
+fn compile(json: Option<PathBuf>) -> Result<()> {
+    setup::ready()?;
+    // What an author runs is measured as it is shipped.
+    let mut policyc = build::cargo("build");
+    policyc.args(["--release", "--package", "policyc"]);
+    step::must("build policyc", &mut policyc, build::LIMIT)?;
+    program("bench-compile", json)
 }
 
 fn datapath(json: Option<PathBuf>) -> Result<()> {

@@ -22,7 +22,10 @@ use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
 use enforcer_ebpf::words::ABI;
 use sha2::{Digest, Sha256};
 
-use crate::{inventory::Inventory, ir::Program};
+use crate::{
+    inventory::Inventory,
+    ir::{Literal, Program},
+};
 
 /// First bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"POLICYC\0";
@@ -225,13 +228,8 @@ fn part<const N: usize>(header: &[u8; HEADER], at: usize) -> [u8; N] {
 fn check(program: &Program) -> Result<(), BundleError> {
     for policy in &program.policies {
         for rule in &policy.rules {
-            for atom in crate::lower::scope::atoms(rule) {
-                if program.atoms.get(atom.index()).is_none() {
-                    return Err(BundleError::Dangling {
-                        what: "atom",
-                        number: atom.0,
-                    });
-                }
+            for question in crate::lower::scope::questions(rule) {
+                check_question(program, question)?;
             }
         }
         if policy.lines.len() != policy.rules.len() {
@@ -240,6 +238,26 @@ fn check(program: &Program) -> Result<(), BundleError> {
                 number: u32::try_from(policy.lines.len()).unwrap_or(u32::MAX),
             });
         }
+    }
+    Ok(())
+}
+
+/// A field's values must be what evaluation takes them for: there, sorted, and about one fact.
+fn check_question(program: &Program, question: &Literal) -> Result<(), BundleError> {
+    let mut facts = Vec::with_capacity(question.any.len());
+    for id in &question.any {
+        let atom = program.atoms.get(id.index());
+        let dangling = BundleError::Dangling {
+            what: "atom",
+            number: id.0,
+        };
+        facts.push(atom.ok_or(dangling)?.fact());
+    }
+    let sorted = question.any.is_sorted_by(|a, b| a < b);
+    if question.any.is_empty() || !sorted || facts.iter().any(|fact| Some(fact) != facts.first()) {
+        return Err(BundleError::Payload(
+            "the values of a field are not sorted, or not about the same fact".into(),
+        ));
     }
     Ok(())
 }
@@ -313,9 +331,10 @@ mod tests {
         }
     }
 
-    #[test]
-    fn numbers_that_lead_nowhere_are_refused() {
+    /// A bundle with one rule that asks these atoms.
+    fn asking(any: &[u32]) -> Vec<u8> {
         let mut program = program();
+        program.atoms.push(Atom::DestinationPort(80));
         program.policies.push(crate::ir::Policy {
             namespace: "a".into(),
             name: "b".into(),
@@ -328,20 +347,41 @@ mod tests {
                 clauses: vec![crate::ir::Clause {
                     any: vec![crate::ir::Alternative {
                         all: vec![crate::ir::Literal {
-                            any: vec![crate::ir::AtomId(9)],
+                            any: any.iter().map(|id| crate::ir::AtomId(*id)).collect(),
                             negated: false,
                         }],
                     }],
                 }],
             }],
         });
-        let bytes = write(&program, &inventory(), 0).unwrap();
+        write(&program, &inventory(), 0).expect("it is small")
+    }
+
+    #[test]
+    fn numbers_that_lead_nowhere_are_refused() {
         assert_eq!(
-            read(&bytes),
+            read(&asking(&[9])),
             Err(BundleError::Dangling {
                 what: "atom",
                 number: 9
             })
         );
+    }
+
+    #[test]
+    fn values_that_would_be_evaluated_wrongly_are_refused() {
+        assert!(read(&asking(&[0])).is_ok());
+        for (any, why) in [
+            (&[][..], "no value"),
+            (&[0, 0], "a value twice"),
+            (&[1, 0], "not sorted"),
+            (&[0, 1], "a method and a port in one field"),
+        ] {
+            let answer = read(&asking(any));
+            assert!(
+                matches!(answer, Err(BundleError::Payload(_))),
+                "{why}: {answer:?}"
+            );
+        }
     }
 }

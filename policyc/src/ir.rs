@@ -189,7 +189,8 @@ pub enum PathPattern {
     Template(String),
 }
 
-/// Some atom of `any` is true, or none is when `negated`. Never empty.
+/// Some atom of `any` is true, or none is when `negated`. Never empty; sorted, without repetition, and
+/// all of it about the same fact: one field's values.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 pub struct Literal {
     pub any: Vec<AtomId>,

@@ -5,6 +5,7 @@ pub mod addresses;
 pub mod classes;
 mod host;
 mod index;
+mod project;
 pub mod scopes;
 mod write;
 

@@ -7,7 +7,7 @@ use std::{
 
 use petgraph::graph::NodeIndex;
 
-use super::{LinkError, classes::Closed, qualified};
+use super::{LinkError, classes::Closed, project::project, qualified};
 use crate::{
     attach::{self, Attachments},
     cluster::{Cluster, Pod, PodTemplate, Protocol, Service},
@@ -94,10 +94,11 @@ impl<'a> Lowered<'a> {
             .collect();
         let (ports, rows) = columns.merge(rows);
         let mut nodes: Vec<NodeIndex> = Vec::new();
+        let mut known: HashMap<NodeIndex, usize> = HashMap::new();
         let mut numbers: Vec<u16> = Vec::new();
         for row in rows {
             let node = self.graph.row(row);
-            let number = nodes.iter().position(|n| *n == node).unwrap_or_else(|| {
+            let number = *known.entry(node).or_insert_with(|| {
                 nodes.push(node);
                 nodes.len() - 1
             });
@@ -213,62 +214,6 @@ impl Columns {
             .collect();
         (ports, rows)
     }
-}
-
-/// What a scope sees of the source classes: the distinct sets of its own atoms that are true of
-/// some class, and for each class that is not like most of them, which set. Set 0 is the one that
-/// most classes have.
-fn project(scope: &Scope<'_>, classes: &Closed) -> (Vec<BTreeSet<AtomId>>, Vec<(u16, u16)>) {
-    let mut touched: Vec<(u16, AtomId)> = scope
-        .source_atoms
-        .iter()
-        .flat_map(|atom| {
-            classes
-                .by_atom
-                .get(atom)
-                .into_iter()
-                .flatten()
-                .map(|class| (*class, *atom))
-        })
-        .collect();
-    touched.sort_unstable();
-    let mut members: BTreeMap<BTreeSet<AtomId>, Vec<u16>> = BTreeMap::new();
-    let mut of_touched = 0;
-    for group in touched.chunk_by(|a, b| a.0 == b.0) {
-        let Some((class, _)) = group.first() else {
-            continue;
-        };
-        members
-            .entry(group.iter().map(|(_, atom)| *atom).collect())
-            .or_default()
-            .push(*class);
-        of_touched += 1;
-    }
-    let untouched = classes.signatures.len() - of_touched;
-    let nothing = BTreeSet::new();
-    let most = members
-        .iter()
-        .filter(|(_, classes)| classes.len() > untouched)
-        .max_by_key(|(_, classes)| classes.len())
-        .map_or(nothing.clone(), |(set, _)| set.clone());
-    let mut sets = vec![most.clone()];
-    let mut rows = Vec::new();
-    if !most.is_empty() {
-        let seen: BTreeSet<u16> = touched.iter().map(|(class, _)| *class).collect();
-        let others = (0..=u16::MAX)
-            .take(classes.signatures.len())
-            .filter(|c| !seen.contains(c));
-        members.insert(nothing, others.collect());
-    }
-    for (set, classes) in members {
-        if set != most {
-            let number = u16::try_from(sets.len()).unwrap_or(u16::MAX);
-            sets.push(set);
-            rows.extend(classes.into_iter().map(|class| (class, number)));
-        }
-    }
-    rows.sort_unstable();
-    (sets, rows)
 }
 
 /// Ports of a pod that are declared to speak something.

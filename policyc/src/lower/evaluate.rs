@@ -119,6 +119,14 @@ impl Known<'_> {
     }
 
     fn literal(&self, literal: &Literal) -> Truth<Literal> {
+        if literal.any.len() > self.source.len() && self.asks_source(literal) {
+            // A long list of which one source can hold a few values: looked up, not read through.
+            let holds = |atom| literal.any.binary_search(atom).is_ok();
+            return match self.source.iter().any(holds) == literal.negated {
+                true => Truth::False,
+                false => Truth::True,
+            };
+        }
         let mut unknown = Vec::new();
         for &atom in &literal.any {
             match self.atom(atom) {
@@ -138,6 +146,15 @@ impl Known<'_> {
                 negated,
             }),
         }
+    }
+
+    /// Whether the values are about the source. All values of a list ask for the same fact.
+    fn asks_source(&self, literal: &Literal) -> bool {
+        let first = literal
+            .any
+            .first()
+            .and_then(|id| self.program.atoms.get(id.index()));
+        first.is_some_and(|atom| atom.fact() == Fact::Source)
     }
 
     fn atom(&self, id: AtomId) -> Knowledge {

@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::{
     cluster::{Protocol, ProviderKind},
     ir::{
-        Action, Atom, AtomId, AuthenticationId, Fact, Otherwise, PolicyId, Program, Provider, Rule,
-        RuleRef,
+        Action, Atom, AtomId, AuthenticationId, Fact, Literal, Otherwise, PolicyId, Program,
+        Provider, Rule, RuleRef,
     },
     options::CatchAllDeny,
 };
@@ -102,6 +102,11 @@ impl<'a> Scope<'a> {
             .collect()
     }
 
+    /// All rules, in order.
+    pub fn rules(&self) -> impl Iterator<Item = &'a Rule> + '_ {
+        self.rules.iter().map(|staged| staged.rule)
+    }
+
     fn gather(&mut self, id: PolicyId) {
         let Some(policy) = self.program.policies.get(id.index()) else {
             return;
@@ -165,13 +170,17 @@ impl<'a> Scope<'a> {
     }
 }
 
-/// All atoms of a rule.
-pub fn atoms(rule: &Rule) -> impl Iterator<Item = AtomId> + '_ {
+/// All fields of a rule, each a question with a list of values.
+pub fn questions(rule: &Rule) -> impl Iterator<Item = &Literal> {
     rule.clauses
         .iter()
         .flat_map(|clause| &clause.any)
         .flat_map(|alternative| &alternative.all)
-        .flat_map(|literal| literal.any.iter().copied())
+}
+
+/// All atoms of a rule.
+pub fn atoms(rule: &Rule) -> impl Iterator<Item = AtomId> + '_ {
+    questions(rule).flat_map(|literal| literal.any.iter().copied())
 }
 
 /// Source atoms of which one must be true for the rule to match: those of a clause each of whose

@@ -33,7 +33,8 @@ pub const MAGIC: [u8; 8] = *b"POLICYC\0";
 pub const FORMAT: u32 = 1;
 /// Most bytes of a payload that are ever read.
 pub const PAYLOAD_MAX: usize = 1 << 30;
-const HEADER: usize = 80;
+/// Bytes of the header.
+pub const HEADER: usize = 80;
 /// Bytes of the program's length, in front of it.
 const LENGTH: usize = 8;
 
@@ -98,6 +99,11 @@ pub fn write(
     if payload.len() > PAYLOAD_MAX {
         return Err(BundleError::TooLarge(payload.len() as u64));
     }
+    Ok(sealed(&payload, generation))
+}
+
+/// A payload under a header that fits it.
+pub fn sealed(payload: &[u8], generation: u64) -> Vec<u8> {
     let mut version = [0u8; 16];
     for (place, byte) in version.iter_mut().zip(env!("CARGO_PKG_VERSION").bytes()) {
         *place = byte;
@@ -109,9 +115,9 @@ pub fn write(
     bytes.extend(generation.to_le_bytes());
     bytes.extend(version);
     bytes.extend((payload.len() as u64).to_le_bytes());
-    bytes.extend(Sha256::digest(&payload));
+    bytes.extend(Sha256::digest(payload));
     bytes.extend(payload);
-    Ok(bytes)
+    bytes
 }
 
 /// Reads a bundle and checks that it is whole; the inventory is left unread.

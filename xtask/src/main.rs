@@ -4,6 +4,7 @@
 mod bench;
 mod build;
 mod demo;
+mod fuzz;
 mod paths;
 mod setup;
 mod step;
@@ -51,6 +52,12 @@ enum Command {
         #[arg(long, value_enum, default_value = "6.1")]
         kernel: vm::Kernel,
     },
+    /// Look for manifests and bundles that the compiler cannot cope with
+    Fuzz {
+        /// How long for each of the two
+        #[arg(long, default_value_t = 60, value_name = "N")]
+        seconds: u32,
+    },
     /// Measure, and fail when a stated goal is missed
     Bench {
         /// What
@@ -67,6 +74,7 @@ fn main() -> ExitCode {
         Command::Demo { vm } => demo::run(vm),
         Command::Setup => setup::run(),
         Command::Bench { what, json } => bench::run(what, json),
+        Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Build => build::run(),
         Command::Test => test::run(),
         Command::VmTest { kernel } => vm::run(kernel),

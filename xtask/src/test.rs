@@ -11,12 +11,12 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{build, setup, setup::Toolchain, step, step::Done, vm};
+use crate::{build, fuzz, setup, setup::Toolchain, step, step::Done, vm};
 use counts::Counts;
 
 /// One line of the closing table.
 struct Row {
-    title: &'static str,
+    title: String,
     failed: bool,
     time: Duration,
     counts: Counts,
@@ -45,6 +45,10 @@ pub fn run() -> Result<()> {
         build::bpf_cargo(&toolchain, "build"),
     )?;
     account.step("host tests", host_tests())?;
+    account.step("build the fuzz targets", fuzz::build_targets())?;
+    for target in fuzz::TARGETS {
+        account.attempt(&fuzz::title(target), || fuzz::hunt(target, FUZZ_SECONDS));
+    }
     let programs = ["--package", "policyc", "--package", "enforcer", "--bins"];
     let mut statically = build::static_cargo("build");
     statically.args(programs);
@@ -58,9 +62,12 @@ pub fn run() -> Result<()> {
         "--show-output",
     ]);
     account.step("kernel and live tests", kernel)?;
-    account.virtual_machine(vm::Kernel::V6_1)?;
+    account.virtual_machine(vm::Kernel::V6_1);
     account.close(start.elapsed())
 }
+
+/// How long CI looks for inputs that break each of the fuzz targets.
+const FUZZ_SECONDS: u32 = 30;
 
 const CLIPPY: [&str; 6] = [
     "clippy",
@@ -109,17 +116,23 @@ fn say_conformance() {
 }
 
 impl Account {
-    fn step(&mut self, title: &'static str, mut command: Command) -> Result<()> {
+    fn step(&mut self, title: &str, mut command: Command) -> Result<()> {
         let done = step::run(title, &mut command, build::LIMIT)?;
         self.add(title, &done);
         Ok(())
     }
 
     /// A kernel that cannot be had is a failure of this step, not the end of the account.
-    fn virtual_machine(&mut self, kernel: vm::Kernel) -> Result<()> {
+    fn virtual_machine(&mut self, kernel: vm::Kernel) {
+        self.attempt(vm::title(kernel), || {
+            vm::test_on(kernel, &vm::static_tests()?)
+        });
+    }
+
+    /// A step whose preparation may fail, too.
+    fn attempt(&mut self, title: &str, work: impl FnOnce() -> Result<Done>) {
         let start = Instant::now();
-        let title = vm::title(kernel);
-        match vm::static_tests().and_then(|tests| vm::test_on(kernel, &tests)) {
+        match work() {
             Ok(done) => self.add(title, &done),
             Err(error) => {
                 let counts = Counts {
@@ -128,36 +141,31 @@ impl Account {
                 };
                 step::report("FAILED", title, start.elapsed(), &format!("{error:#}"));
                 self.rows.push(Row {
-                    title,
+                    title: title.into(),
                     failed: true,
                     time: start.elapsed(),
                     counts,
                 });
             }
         }
-        Ok(())
     }
 
-    fn add(&mut self, title: &'static str, done: &Done) {
+    fn add(&mut self, title: &str, done: &Done) {
         let counts = Counts::of(&done.output, done.success);
         let failed = !done.success || (is_ci() && counts.skipped > 0);
-        let note = if done.success {
-            String::new()
+        // `exit status: 0` says nothing to anybody.
+        let note = if done.how.starts_with("exit status: 0") {
+            ""
         } else {
-            done.how.clone()
+            &done.how
         };
-        step::report(
-            if failed { "FAILED" } else { "ok" },
-            title,
-            done.time,
-            &note,
-        );
+        step::report(if failed { "FAILED" } else { "ok" }, title, done.time, note);
         if failed {
             print!("{}", counts::failing_part(&done.output));
             println!("  (all of it: {})", done.log.display());
         }
         self.rows.push(Row {
-            title,
+            title: title.into(),
             failed,
             time: done.time,
             counts,

@@ -1,0 +1,6 @@
+//! See `targets.rs`.
+#![no_main]
+
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| targets::bundle_bytes(data));

@@ -14,12 +14,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, ArrayOfMaps, IterableMap as _, MapData},
+    maps::{Array, ArrayOfMaps, IterableMap as _, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, SkLookup},
 };
 use enforcer_ebpf::{
+    event::{Event, EventBudget},
     flow::{FlowKey, FragmentKey, Hits},
-    maps::{ACTIVE, CAPACITY_COMPILED, TABLES, active, global},
+    maps::{ACTIVE, CAPACITY_COMPILED, EVENT_BUDGET, TABLES, active, global},
 };
 
 /// Node's ends of the proxy's interfaces, as the programs are told.
@@ -167,6 +168,19 @@ impl Bpf {
         Ok(())
     }
 
+    /// Events are limited in time; tests are seldom about that.
+    ///
+    /// # Panics
+    /// When the object is not the enforcer's own.
+    pub fn spend_no_budget(&mut self) {
+        let map = self.ebpf.map_mut(EVENT_BUDGET).expect("EVENT_BUDGET");
+        let mut map = PerCpuArray::<_, Plain<EventBudget>>::try_from(map).expect("EventBudget");
+        let cpus = map.get(&0, 0).expect("one element").len();
+        let values = vec![Plain(EventBudget::default()); cpus];
+        let values = PerCpuValues::try_from(values).expect("one value for each CPU");
+        map.set(0, values, 0).expect("one element");
+    }
+
     /// Names the slot that judges.
     ///
     /// # Errors
@@ -175,6 +189,33 @@ impl Bpf {
         let mut map: Array<_, u32> = self.ebpf.map_mut(ACTIVE).context("no ACTIVE")?.try_into()?;
         map.set(active::TABLE, slot, 0)?;
         Ok(())
+    }
+}
+
+/// Reads an event; its time is nothing to compare.
+///
+/// # Panics
+/// When the bytes are not one event.
+#[must_use]
+pub fn read_event(bytes: &[u8]) -> Event {
+    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
+    let half = |at: usize| u16::from_ne_bytes(bytes[at..at + 2].try_into().expect("two bytes"));
+    assert_eq!(bytes.len(), 64, "an event has 64 bytes");
+    Event {
+        epoch: word(0),
+        cell: word(4),
+        ifindex: word(8),
+        reason: bytes[12],
+        hook: bytes[13],
+        protocol: bytes[14],
+        tcp_flags: bytes[15],
+        source: [word(16), word(20), word(24), word(28)],
+        destination: [word(32), word(36), word(40), word(44)],
+        source_port: half(48),
+        destination_port: half(50),
+        time_low: 0,
+        time_high: 0,
+        slot: word(60),
     }
 }
 
@@ -230,6 +271,6 @@ unsafe impl aya::Pod for Plain<enforcer_ebpf::flow::OutValue> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<enforcer_ebpf::flow::ProxyValue> {}
 // SAFETY: as above.
-unsafe impl aya::Pod for Plain<enforcer_ebpf::event::EventBudget> {}
+unsafe impl aya::Pod for Plain<EventBudget> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Hits> {}

@@ -3,19 +3,19 @@
 
 use std::collections::BTreeMap;
 
-use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuValues, RingBuf};
+use aya::maps::{HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf};
 use enforcer_ebpf::{
-    event::{Event, EventBudget, Hook},
+    event::{Event, Hook},
     flow::{FlowKey, Hits, OutValue, ProxyValue},
     judge::{Action, Flows as _, Judgement, Place, judge_from_l7, judge_from_pod, judge_to_pod},
-    maps::{EVENT_BUDGET, EVENTS, HITS, OUT, PROXY, REASONS, global, hits_index, program},
+    maps::{EVENTS, HITS, OUT, PROXY, REASONS, global, hits_index, program},
     packet::{Packet, parse},
     reason::Reason,
     words::header,
 };
 use fastrand::Rng;
 use tests::{
-    bpf::{Bpf, L7_IFINDEX, Plain, REJ_IFINDEX, unavailable},
+    bpf::{Bpf, L7_IFINDEX, Plain, REJ_IFINDEX, read_event, unavailable},
     flow_model::FlowModel,
     prog_run,
     world::{self, INTERFACE, RECORDS},
@@ -73,7 +73,7 @@ fn the_kernel_decides_as_the_host_does() {
                     "return value: {context}; the kernel counted {}",
                     risen(&reasons, &self::reasons(&bpf), &expected)
                 );
-                let event = events.next().map(|bytes| event(&bytes));
+                let event = events.next().map(|bytes| read_event(&bytes));
                 let wanted = judgement
                     .is_news(&words[..], packet.opens())
                     .then(|| event_for(hook, &packet, &judgement, &words));
@@ -82,7 +82,7 @@ fn the_kernel_decides_as_the_host_does() {
                 *seen.entry(judgement.reason.name()).or_default() += 1;
                 runs += 1;
             }
-            spend_no_budget(&mut bpf);
+            bpf.spend_no_budget();
         }
         expected.check(&reasons, &self::reasons(&bpf), &hits, &self::hits(&bpf));
     }
@@ -222,29 +222,6 @@ fn event_for(hook: Hook, packet: &Packet, judgement: &Judgement, words: &[u32]) 
     }
 }
 
-/// Reads an event; its time is nothing to compare.
-fn event(bytes: &[u8]) -> Event {
-    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    let half = |at: usize| u16::from_ne_bytes(bytes[at..at + 2].try_into().expect("two bytes"));
-    assert_eq!(bytes.len(), 64, "an event has 64 bytes");
-    Event {
-        epoch: word(0),
-        cell: word(4),
-        ifindex: word(8),
-        reason: bytes[12],
-        hook: bytes[13],
-        protocol: bytes[14],
-        tcp_flags: bytes[15],
-        source: [word(16), word(20), word(24), word(28)],
-        destination: [word(32), word(36), word(40), word(44)],
-        source_port: half(48),
-        destination_port: half(50),
-        time_low: 0,
-        time_high: 0,
-        slot: word(60),
-    }
-}
-
 /// The reasons that rose by something else than expected.
 fn risen(before: &[u64], now: &[u64], expected: &Expected) -> String {
     (0..now.len())
@@ -310,15 +287,6 @@ fn hits(bpf: &Bpf) -> Vec<(u64, u64)> {
             })
         })
         .collect()
-}
-
-/// Events are limited in time; the test is not about that.
-fn spend_no_budget(bpf: &mut Bpf) {
-    let map = bpf.ebpf.map_mut(EVENT_BUDGET).expect("EVENT_BUDGET");
-    let mut map = PerCpuArray::<_, Plain<EventBudget>>::try_from(map).expect("EventBudget");
-    let cpus = map.get(&0, 0).expect("one element").len();
-    let values = PerCpuValues::try_from(vec![Plain(EventBudget::default()); cpus]).expect("CPUs");
-    map.set(0, values, 0).expect("one element");
 }
 
 /// The maps hold what the model holds.

@@ -29,6 +29,11 @@ const GUEST_TESTS: &[GuestTest] = &[
         programs: &[],
     },
     GuestTest {
+        binary: "policies",
+        filter: &[],
+        programs: &[],
+    },
+    GuestTest {
         binary: "network",
         filter: &[],
         programs: &[],

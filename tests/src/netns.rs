@@ -272,7 +272,11 @@ fn remove(name: &str) -> Result<()> {
     run(Command::new("ip").args(["netns", "delete", name])).map(drop)
 }
 
-fn run(command: &mut Command) -> Result<String> {
+/// Runs a program to its end; what it prints.
+///
+/// # Errors
+/// When it fails, with what it says.
+pub fn run(command: &mut Command) -> Result<String> {
     let output = command
         .stdin(Stdio::null())
         .output()

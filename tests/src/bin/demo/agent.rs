@@ -18,7 +18,7 @@ use enforcer::{
 };
 use serde_json::Value;
 use tests::{
-    netns::{Netns, Process},
+    netns::{Netns, Process, run},
     ready,
 };
 
@@ -60,7 +60,7 @@ impl Place {
     pub fn compile(&self, stage: &Stage) -> Result<PathBuf> {
         let bundle = self.state.join("bundle.bin");
         let mut policyc = self.policyc("compile", stage);
-        output(policyc.arg("-o").arg(&bundle))?;
+        run(policyc.arg("-o").arg(&bundle))?;
         Ok(bundle)
     }
 
@@ -69,7 +69,7 @@ impl Place {
     /// # Errors
     /// When it cannot read them.
     pub fn check(&self, stage: &Stage) -> Result<Vec<Value>> {
-        let text = output(self.policyc("check", stage).args(["--format", "json"]))?;
+        let text = run(self.policyc("check", stage).args(["--format", "json"]))?;
         serde_json::from_str(&text).context("`policyc check --format json` prints an array")
     }
 
@@ -88,7 +88,7 @@ impl Place {
         match running {
             Some(agent) if agent.inventory == stage.inventory => {
                 let mut load = self.enforcer("load");
-                output(load.arg(bundle).arg("--socket").arg(self.socket()))?;
+                run(load.arg(bundle).arg("--socket").arg(self.socket()))?;
                 Ok(agent)
             }
             before => {
@@ -106,7 +106,7 @@ impl Place {
     pub fn detach(&self, node: &Netns) -> Result<()> {
         let mut detach = self.enforcer("detach");
         detach.arg("--socket").arg(self.socket());
-        node.enter(|| output(self.placed(&mut detach))).map(drop)
+        node.enter(|| run(self.placed(&mut detach))).map(drop)
     }
 
     fn start(&self, node: &Netns, stage: &Stage, bundle: &Path) -> Result<Agent> {
@@ -237,18 +237,4 @@ impl Agent {
             }
         }
     }
-}
-
-fn output(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("cannot run {command:?}"))?;
-    ensure!(
-        output.status.success(),
-        "{command:?}: {}\n{}",
-        output.status,
-        String::from_utf8_lossy(&output.stderr).trim_end()
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -35,13 +35,17 @@ struct Entry {
     memo: u16,
 }
 
-/// The rules of one stage: where each begins in the code, found by what it must see.
+/// The rules of one stage: where each begins in the code, found by what it must see. A node may hold
+/// tens of thousands of stages of a rule or two, so an index is made only where it pays.
 #[derive(Debug, Default)]
 pub(super) struct Stage {
-    index: Index,
-    /// Rules that no single value can find, in order.
-    always: Vec<u32>,
+    index: Option<Box<Index>>,
+    /// Rules that no single value can find, or that are few, in order.
+    always: Box<[u32]>,
 }
+
+/// As many rules are tried one by one sooner than they are found.
+const FEW: usize = 4;
 
 /// Answers already given about one request.
 #[derive(Default)]
@@ -68,19 +72,21 @@ impl Memo {
 
 impl Stage {
     pub fn is_empty(&self) -> bool {
-        self.always.is_empty() && self.index.is_empty()
+        self.always.is_empty() && self.index.is_none()
     }
 
     /// The first rule, in order, that holds.
     pub fn first(&self, code: &Code, facts: &Facts<'_>, memo: &mut Memo) -> Option<RuleRef> {
         let mut best = u32::MAX;
-        self.index.candidates(facts, &mut |posting| {
-            let found = posting
-                .iter()
-                .take_while(|at| **at < best)
-                .find(|at| code.holds(**at, facts, memo));
-            best = found.copied().unwrap_or(best);
-        });
+        if let Some(index) = &self.index {
+            index.candidates(facts, &mut |posting| {
+                let found = posting
+                    .iter()
+                    .take_while(|at| **at < best)
+                    .find(|at| code.holds(**at, facts, memo));
+                best = found.copied().unwrap_or(best);
+            });
+        }
         let found = self.always.iter().take_while(|at| **at < best);
         let first = found.copied().find(|at| code.holds(*at, facts, memo));
         let at = first.unwrap_or(best);
@@ -92,9 +98,10 @@ impl Stage {
         if self.is_empty() {
             return Vec::new();
         }
-        let mut candidates = self.always.clone();
-        let mut add = |posting: &[u32]| candidates.extend_from_slice(posting);
-        self.index.candidates(facts, &mut add);
+        let mut candidates = self.always.to_vec();
+        if let Some(index) = &self.index {
+            index.candidates(facts, &mut |posting| candidates.extend_from_slice(posting));
+        }
         candidates.sort_unstable();
         candidates.dedup();
         let holding = candidates
@@ -257,25 +264,31 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        let mut stage = Stage::default();
+        let mut index = Index::default();
+        let mut always = Vec::new();
         for rule in rules {
             if rule.clauses.iter().any(|clause| clause.any.is_empty()) {
                 continue;
             }
             let at = self.rule(rule)?;
-            match self.access(rule)? {
+            let found_by = match rules.len() {
+                0..=FEW => None,
+                _ => self.access(rule)?,
+            };
+            match found_by {
                 Some(atoms) => {
                     for atom in atoms {
-                        stage
-                            .index
-                            .add(key(&self.code.atoms[atom as usize].test), at);
+                        index.add(key(&self.code.atoms[atom as usize].test), at);
                     }
                 }
-                None => stage.always.push(at),
+                None => always.push(at),
             }
         }
-        stage.index.finish();
-        Ok(stage)
+        index.finish();
+        Ok(Stage {
+            index: (!index.is_empty()).then(|| Box::new(index)),
+            always: always.into(),
+        })
     }
 
     /// The code, once all stages are compiled.

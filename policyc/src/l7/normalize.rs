@@ -33,8 +33,9 @@ pub enum BadTarget {
 }
 
 /// Normalises the target of a request. `NONE` changes nothing; every other mode resolves dot
-/// segments (`/a/../b`, `%2e`, and `..;x` as Envoy reads it), turns `\` into `/` and decodes
-/// unreserved characters; the two last also merge slashes, the very last after decoding `%2f` and `%5c`.
+/// segments (`/a/../b`, `%2e`, and `..;x` as Envoy reads it), turns `\` into `/`, decodes unreserved
+/// characters and encodes those that no path may hold; the two last also merge slashes, the very
+/// last after decoding `%2f` and `%5c`.
 pub fn normalize(target: &str, mode: PathNormalization) -> Result<Target<'_>, BadTarget> {
     if !target.starts_with('/') {
         return Err(BadTarget::NotAPath);
@@ -53,8 +54,11 @@ pub fn normalize(target: &str, mode: PathNormalization) -> Result<Target<'_>, Ba
     if path.contains("%00") {
         return Err(BadTarget::EncodedNul);
     }
-    let decoded = decode(path, mode == PathNormalization::DecodeAndMergeSlashes);
-    let mut resolved = resolve_dots(&decoded);
+    let mut plain = Cow::Borrowed(path);
+    if mode == PathNormalization::DecodeAndMergeSlashes {
+        plain = Cow::Owned(decode_slashes(path));
+    }
+    let mut resolved = resolve_dots(&decode(&without_dot_params(&plain)));
     if mode != PathNormalization::Base {
         resolved = merge_slashes(&resolved);
     }
@@ -66,8 +70,8 @@ pub fn normalize(target: &str, mode: PathNormalization) -> Result<Target<'_>, Ba
     Ok(Target { path, query })
 }
 
-/// Whether nothing in the path could change: no escape, no backslash, no segment that begins with a
-/// dot and, where slashes are merged, no two of them.
+/// Whether nothing in the path could change: no escape, no backslash, nothing to be escaped, no
+/// segment that begins with a dot and, where slashes are merged, no two of them.
 fn is_normal(path: &str, mode: PathNormalization) -> bool {
     let merges = mode != PathNormalization::Base;
     let mut before = 0u8;
@@ -76,6 +80,7 @@ fn is_normal(path: &str, mode: PathNormalization) -> bool {
         before = b;
         match b {
             b'%' | b'\\' => false,
+            _ if is_encoded(b) => false,
             b'.' => !after_slash,
             b'/' => !(merges && after_slash),
             _ => true,
@@ -83,9 +88,34 @@ fn is_normal(path: &str, mode: PathNormalization) -> bool {
     })
 }
 
-/// Decodes what stands for an unreserved character, and turns backslashes into slashes. Only one
-/// round: `%252e` stays. With `slashes`, escaped slashes and backslashes become slashes too.
-fn decode(path: &str, slashes: bool) -> String {
+/// Characters that Envoy escapes in a path, as a URL has to be written.
+fn is_encoded(byte: u8) -> bool {
+    matches!(byte, b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}')
+}
+
+/// Escaped slashes become slashes, escaped backslashes backslashes.
+fn decode_slashes(path: &str) -> String {
+    let mut out = path.to_owned();
+    for (escape, decoded) in [("%2f", "/"), ("%2F", "/"), ("%5c", "\\"), ("%5C", "\\")] {
+        out = out.replace(escape, decoded);
+    }
+    out
+}
+
+/// Takes path parameters from dot segments (`..;x=1`), which would hide them. As in Envoy this comes
+/// before anything is decoded: `%2e%2e;` and `\..;` are no such segments, and stay.
+fn without_dot_params(path: &str) -> String {
+    let segment = |segment: &'_ str| match segment.split_once(';') {
+        Some((dots @ ("." | ".."), _)) => dots.to_owned(),
+        _ => segment.to_owned(),
+    };
+    let segments: Vec<String> = path.split('/').map(segment).collect();
+    segments.join("/")
+}
+
+/// Decodes what stands for an unreserved character, turns backslashes into slashes, and escapes what
+/// has to be. Only one round: `%252e` stays.
+fn decode(path: &str) -> String {
     let bytes = path.as_bytes();
     let mut out = String::with_capacity(path.len());
     let mut at = 0;
@@ -95,16 +125,13 @@ fn decode(path: &str, slashes: bool) -> String {
             Some(c) if c.is_ascii_alphanumeric() || matches!(c, b'-' | b'.' | b'_' | b'~') => {
                 out.push(char::from(c));
                 at += 3;
+                continue;
             }
-            Some(b'/' | b'\\') if slashes => {
-                out.push('/');
-                at += 3;
-            }
-            _ => {
-                out.push(if byte == b'\\' { '/' } else { char::from(byte) });
-                at += 1;
-            }
+            _ if byte == b'\\' => out.push('/'),
+            _ if is_encoded(byte) => out.push_str(&format!("%{byte:02X}")),
+            _ => out.push(char::from(byte)),
         }
+        at += 1;
     }
     out
 }
@@ -121,8 +148,7 @@ fn resolve_dots(path: &str) -> String {
     let mut rest = path.strip_prefix('/').unwrap_or(path).split('/').peekable();
     while let Some(segment) = rest.next() {
         let last = rest.peek().is_none();
-        // Envoy reads path parameters after the dots (`..;x=1`) as part of the dot segment.
-        match segment.split(';').next().unwrap_or("") {
+        match segment {
             "." => {}
             ".." => {
                 segments.pop();
@@ -144,7 +170,11 @@ fn resolve_dots(path: &str) -> String {
     out
 }
 
+/// A path of slashes alone keeps two of them, as in Envoy.
 fn merge_slashes(path: &str) -> String {
+    if path.len() > 1 && path.bytes().all(|b| b == b'/') {
+        return "//".into();
+    }
     let mut out = String::with_capacity(path.len());
     for c in path.chars() {
         if c != '/' || !out.ends_with('/') {
@@ -183,6 +213,13 @@ mod tests {
             ("/a/..;/admin", "/admin"),
             ("/a/..;x=1/admin", "/admin"),
             ("/a/.;/b", "/a/b"),
+            ("/a/..;", "/"),
+            ("/a/..;x\\c", "/"),
+            ("/a/%2e%2e;/c", "/a/..;/c"),
+            ("/a/.%2e;x=%2e/c", "/a/..;x=./c"),
+            ("/a\\..;/c", "/a/..;/c"),
+            ("/a\"<>^`{|}b", "/a%22%3C%3E%5E%60%7B%7C%7Db"),
+            ("/a%7cb|c", "/a%7cb%7Cc"),
         ] {
             assert_eq!(path(raw, Base), normal, "{raw} under BASE");
         }
@@ -219,7 +256,11 @@ mod tests {
         assert_eq!(path("/app//..//admin", MergeSlashes), "/app/admin");
         assert_eq!(path("/%2fadmin", MergeSlashes), "/%2fadmin");
         assert_eq!(path("/%2Fadmin%5c..%5Cx", DecodeAndMergeSlashes), "/x");
-        assert_eq!(path("/a/../%2e/b\\", Nothing), "/a/../%2e/b\\");
+        assert_eq!(path("/a/..;%2fc", DecodeAndMergeSlashes), "/c");
+        assert_eq!(path("/a/..;%5cc", DecodeAndMergeSlashes), "/");
+        assert_eq!(path("//", MergeSlashes), "//", "as Envoy has it");
+        assert_eq!(path("///", MergeSlashes), "//");
+        assert_eq!(path("/a/../%2e/b\\|", Nothing), "/a/../%2e/b\\|");
     }
 
     #[test]

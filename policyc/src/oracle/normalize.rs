@@ -31,7 +31,39 @@ fn without_query(target: &str) -> &str {
 
 /// RFC 3986, section 6.2.2: unreserved characters are decoded, dot segments removed; and `\` is `/`.
 fn base(path: &str) -> String {
-    remove_dot_segments(&decode_unreserved(path).replace('\\', "/"))
+    let bare = without_dot_parameters(path);
+    let decoded = decode_unreserved(&bare).replace('\\', "/");
+    remove_dot_segments(&encode(&decoded))
+}
+
+/// Parameters do not hide a dot segment: `..;x` is `..`, if that is how it is written; `%2e.;x` is
+/// a name like any other.
+fn without_dot_parameters(path: &str) -> String {
+    let bare = |segment| match str::split_once(segment, ';') {
+        Some(("..", _)) => "..",
+        Some((".", _)) => ".",
+        _ => segment,
+    };
+    path.split('/').map(bare).collect::<Vec<_>>().join("/")
+}
+
+/// Some characters must not stand in a path as they are.
+fn encode(path: &str) -> String {
+    let mut out = String::new();
+    for character in path.chars() {
+        match character {
+            '"' => out.push_str("%22"),
+            '<' => out.push_str("%3C"),
+            '>' => out.push_str("%3E"),
+            '^' => out.push_str("%5E"),
+            '`' => out.push_str("%60"),
+            '{' => out.push_str("%7B"),
+            '|' => out.push_str("%7C"),
+            '}' => out.push_str("%7D"),
+            other => out.push(other),
+        }
+    }
+    out
 }
 
 /// `%41` is `A`, `%2e` is `.`; all other escapes stay as they are, so nothing is decoded twice.
@@ -68,30 +100,33 @@ fn escaped(text: &str) -> Option<char> {
 fn decode_slashes(path: &str) -> String {
     path.replace("%2f", "/")
         .replace("%2F", "/")
-        .replace("%5c", "/")
-        .replace("%5C", "/")
+        .replace("%5c", "\\")
+        .replace("%5C", "\\")
 }
 
+/// Of a path that is nothing but slashes two are left, where there are two: so Envoy has it.
 fn merge_slashes(path: &str) -> String {
     let mut out = path.to_owned();
+    if path.len() > 1 && path.chars().all(|c| c == '/') {
+        return "//".into();
+    }
     while out.contains("//") {
         out = out.replace("//", "/");
     }
     out
 }
 
-/// `/a/./b` is `/a/b`, `/a/../b` is `/b`; a dot segment at the end leaves its slash. Parameters do
-/// not hide a dot segment: `..;x` is one.
+/// `/a/./b` is `/a/b`, `/a/../b` is `/b`; a dot segment at the end leaves its slash.
 fn remove_dot_segments(path: &str) -> String {
     let segments: Vec<&str> = path.split('/').skip(1).collect();
     let mut kept: Vec<&str> = Vec::new();
     for (index, segment) in segments.iter().enumerate() {
         let is_last = index + 1 == segments.len();
-        match segment.split(';').next() {
-            Some("..") => {
+        match *segment {
+            ".." => {
                 kept.pop();
             }
-            Some(".") => {}
+            "." => {}
             _ => {
                 kept.push(segment);
                 continue;

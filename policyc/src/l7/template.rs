@@ -1,4 +1,6 @@
 //! Path templates: `{*}` is one segment that is not empty, `{**}` any characters, slashes included.
+//! Both stand for characters that a URL's path may hold as they are, and for no others: `[` or `|`
+//! is matched only by itself.
 
 /// A template, taken apart.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -50,6 +52,31 @@ impl Template {
     }
 }
 
+/// What an operator stands for besides slashes: RFC 3986's `pchar`, a `%` whatever follows it.
+fn is_path_character(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric()
+        || matches!(
+            byte,
+            b'-' | b'.'
+                | b'_'
+                | b'~'
+                | b'%'
+                | b'!'
+                | b'$'
+                | b'&'
+                | b'\''
+                | b'('
+                | b')'
+                | b'*'
+                | b'+'
+                | b','
+                | b';'
+                | b':'
+                | b'='
+                | b'@'
+        )
+}
+
 /// Tries the longest reach of an operator first. A `{*}` that fills its segment, the only form that
 /// Istio accepts, is decided at the first try, because no shorter one leaves a slash to go on with.
 fn matches(pieces: &[Piece], path: &[u8]) -> bool {
@@ -61,7 +88,8 @@ fn matches(pieces: &[Piece], path: &[u8]) -> bool {
             .strip_prefix(&**text)
             .is_some_and(|path| matches(rest, path)),
         Piece::Segment => {
-            let segment = path.iter().position(|b| *b == b'/').unwrap_or(path.len());
+            let outside = |b: &u8| !is_path_character(*b);
+            let segment = path.iter().position(outside).unwrap_or(path.len());
             let whole = match rest.first() {
                 None => true,
                 Some(Piece::Text(text)) => text.first() == Some(&b'/'),
@@ -72,13 +100,17 @@ fn matches(pieces: &[Piece], path: &[u8]) -> bool {
             }
             (1..=segment).rev().any(|end| matches(rest, &path[end..]))
         }
-        Piece::Rest => match rest {
-            [] => true,
-            [Piece::Text(text)] => path.ends_with(text),
-            _ => (0..=path.len())
-                .rev()
-                .any(|end| matches(rest, &path[end..])),
-        },
+        Piece::Rest => {
+            let outside = |b: &u8| *b != b'/' && !is_path_character(*b);
+            let reach = path.iter().position(outside).unwrap_or(path.len());
+            match rest {
+                [] => reach == path.len(),
+                [Piece::Text(text)] => path
+                    .strip_suffix(&**text)
+                    .is_some_and(|before| before.len() <= reach),
+                _ => (0..=reach).rev().any(|end| matches(rest, &path[end..])),
+            }
+        }
     }
 }
 
@@ -117,6 +149,10 @@ mod tests {
                 &["/va.txt", "/v1.txt.txt"],
                 &["/v.txt", "/v/a.txt"],
             ),
+            ("/s/{*}", &["/s/a!$&'()*+,;:=@%zz~"], &["/s/a[b", "/s/a|b"]),
+            ("/s/{**}", &["/s/a/b;c"], &["/s/a[b", "/s/a/b]", "/s/{"]),
+            ("/s/{**}/[t]", &["/s/a/b/[t]"], &["/s/[a/[t]"]),
+            ("/s/{*}/t", &["/s/a/t"], &["/s/a\\b/t", "/s/a^/t"]),
         ] {
             let parsed = Template::parse(template);
             for path in yes {

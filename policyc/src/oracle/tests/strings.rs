@@ -54,8 +54,8 @@ fn templates() {
     let form = |form: &'static str| move |value: &str| template::matches(form, value);
     takes(
         form("/a/{*}"),
-        &["/a/b", "/a/{*}"],
-        &["/a/", "/a", "/a/b/", "/a/b/c"],
+        &["/a/b", "/a/(*)"],
+        &["/a/", "/a", "/a/b/", "/a/b/c", "/a/{*}", "/a/b|", "/a/[b]"],
     );
     takes(
         form("/{*}/b/{**}"),

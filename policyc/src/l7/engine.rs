@@ -243,7 +243,11 @@ impl Engine {
         };
         stages.record(&facts, memo, &mut outcome);
         if outcome.verdict == Expected::Allow {
-            outcome.upstream = upstream(&target, tokens.unwrap_or_default());
+            let changed = facts.http.and_then(|http| match http.target {
+                Cow::Borrowed(_) => None,
+                Cow::Owned(changed) => Some(changed),
+            });
+            outcome.upstream = upstream(changed, tokens.unwrap_or_default());
         } else if outcome.answer.is_none() {
             outcome.answer = Some(Answer::denied(grpc()));
         }
@@ -373,6 +377,7 @@ impl<'a> HttpFacts<'a> {
             request,
             forwarded_for,
             path: &target.path,
+            target: forwarded(request, target, verified),
             host,
             claims: verified.claims.as_ref(),
             space_delimited: &verified.space_delimited,
@@ -388,15 +393,27 @@ impl From<Outcome> for Step<'_> {
     }
 }
 
-fn upstream(target: &Target<'_>, verified: Verified) -> Upstream {
+/// The target as it is forwarded, which is what rules about `:path` see.
+fn forwarded<'a>(
+    request: &HttpRequest<'a>,
+    target: &Target<'_>,
+    verified: &Verified,
+) -> Cow<'a, str> {
     let query = if verified.removed_params.is_empty() {
         Cow::Borrowed(target.query)
     } else {
         Cow::Owned(jwt::without_params(target.query, &verified.removed_params))
     };
-    let changed = !target.is_unchanged() || query.len() != target.query.len();
+    if target.is_unchanged() && query.len() == target.query.len() {
+        Cow::Borrowed(request.target)
+    } else {
+        Cow::Owned(format!("{}{query}", target.path))
+    }
+}
+
+fn upstream(target: Option<String>, verified: Verified) -> Upstream {
     Upstream {
-        target: changed.then(|| format!("{}{query}", target.path)),
+        target,
         removed_headers: verified.removed_headers,
         added_headers: verified.added_headers,
     }

@@ -1,6 +1,6 @@
 //! RequestAuthentication: from the tokens in a request to claims, or to a refusal. A request without
-//! a token passes and has no claims; one with a token at a place that some issuer names must satisfy
-//! one issuer with all of its tokens.
+//! a token passes and has no claims; one with tokens at places that some issuer names must satisfy
+//! one issuer with all tokens at that issuer's places, or else each token must satisfy some issuer.
 //!
 //! `keys` are the key sets, `token` is one token, `locate` finds tokens; here they come together.
 
@@ -10,7 +10,10 @@ mod token;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    prelude::{BASE64_URL_SAFE, BASE64_URL_SAFE_NO_PAD},
+};
 use serde_json::{Map, Value};
 
 pub use keys::KeySet;
@@ -57,6 +60,13 @@ pub struct Verified {
 struct Payload {
     encoded: String,
     claims: Map<String, Value>,
+}
+
+/// A token that its issuer verified.
+struct Accepted<'a> {
+    place: Place,
+    provider: &'a Arc<Provider>,
+    payload: Payload,
 }
 
 /// All issuers of a program, by RequestAuthentication.
@@ -118,23 +128,27 @@ impl Authenticator {
     /// Verifies the tokens of a request whose query is `query` (`?` included).
     pub fn verify(&self, request: &HttpRequest<'_>, query: &str) -> Result<Verified, Failure> {
         let mut failure = None;
+        let mut all = Vec::with_capacity(self.providers.len());
         for provider in &self.providers {
             let found = provider.locations.find(request.headers, query);
             if found.is_empty() {
                 continue;
             }
             match provider.verify_all(&found, request.now) {
-                Ok(payloads) => return Ok(self.accept(provider, &found, payloads)),
-                // An issuer that never heard of the token says less than one that did.
-                Err(Failure::UnknownIssuer) if failure.is_some() => {}
-                Err(why) if failure.is_none_or(|f| f == Failure::UnknownIssuer) => {
-                    failure = Some(why);
-                }
-                Err(_) => {}
+                Ok(accepted) => return Ok(self.accept(accepted)),
+                Err(why) => more_telling(&mut failure, why),
             }
+            all.push((provider, found));
         }
         match failure {
-            Some(why) => Err(why),
+            Some(why) => {
+                let accepted = verify_each(&all, request.now);
+                accepted.map(|a| self.accept(a)).map_err(|each| {
+                    let mut failure = Some(why);
+                    more_telling(&mut failure, each);
+                    failure.unwrap_or(why)
+                })
+            }
             None => Ok(match request.claims {
                 Some(claims) => self.accept_claims(claims),
                 None => self.without_token(),
@@ -170,42 +184,104 @@ impl Authenticator {
         }
     }
 
-    fn accept(&self, provider: &Provider, found: &[Found], mut payloads: Vec<Payload>) -> Verified {
+    /// The first token is the one that speaks for the client.
+    fn accept(&self, mut accepted: Vec<Accepted<'_>>) -> Verified {
         let mut verified = self.without_token();
-        for payload in payloads.iter().rev() {
-            provider.add_outputs(payload, &mut verified.added_headers);
-        }
-        if !provider.rule.forward_original_token {
-            for token in found {
-                match &token.place {
-                    Place::Header(name) => verified.removed_headers.push(name.clone()),
-                    Place::Param(name) => verified.removed_params.push(name.clone()),
-                    // As in Envoy, which leaves cookies alone.
-                    Place::Cookie => {}
-                }
+        let Some(first) = accepted.first().map(|token| token.provider) else {
+            return verified;
+        };
+        for token in accepted.iter().rev() {
+            if Arc::ptr_eq(token.provider, first) {
+                first.add_outputs(&token.payload, &mut verified.added_headers);
             }
         }
-        verified.claims = (!payloads.is_empty()).then(|| payloads.swap_remove(0).claims);
-        verified.space_delimited = provider.rule.space_delimited_claims.clone();
+        for token in &accepted {
+            if token.provider.rule.forward_original_token {
+                continue;
+            }
+            match &token.place {
+                Place::Header(name) => verified.removed_headers.push(name.clone()),
+                Place::Param(name) => verified.removed_params.push(name.clone()),
+                // As in Envoy, which leaves cookies alone.
+                Place::Cookie(_) => {}
+            }
+        }
+        verified.space_delimited = first.rule.space_delimited_claims.clone();
+        verified.claims = Some(accepted.swap_remove(0).payload.claims);
         verified
     }
+}
+
+/// Keeps the failure that says more: an issuer that never heard of a token says less than one that
+/// did, and the first that says something is heard.
+fn more_telling(failure: &mut Option<Failure>, other: Failure) {
+    if failure.is_none_or(|f| f == Failure::UnknownIssuer && other != f) {
+        *failure = Some(other);
+    }
+}
+
+/// Every token may be another issuer's, if each verifies: what Envoy makes of `allow_missing`. The
+/// last is verified first.
+fn verify_each<'a>(
+    all: &[(&'a Arc<Provider>, Vec<Found>)],
+    now: u64,
+) -> Result<Vec<Accepted<'a>>, Failure> {
+    let mut tokens: Vec<&Found> = Vec::new();
+    for found in all.iter().flat_map(|(_, found)| found) {
+        if !tokens.contains(&found) {
+            tokens.push(found);
+        }
+    }
+    tokens.sort_by_key(|found| &found.place);
+    let mut accepted = Vec::with_capacity(tokens.len());
+    for token in tokens.into_iter().rev() {
+        let mut failure = None;
+        let looking = all.iter().filter(|(_, found)| found.contains(token));
+        let verified = looking
+            .map(|(provider, _)| {
+                provider
+                    .verify(token, now)
+                    .map(|payload| (*provider, payload))
+            })
+            .find_map(|result| result.map_err(|why| more_telling(&mut failure, why)).ok());
+        let (provider, payload) = verified.ok_or(failure.unwrap_or(Failure::UnknownIssuer))?;
+        accepted.push(Accepted {
+            place: token.place.clone(),
+            provider,
+            payload,
+        });
+    }
+    accepted.reverse();
+    Ok(accepted)
 }
 
 impl Provider {
     /// Every token must verify: otherwise a good one could smuggle a bad one past, and the server
     /// behind might read the bad one. The last is verified first, as in Envoy.
-    fn verify_all(&self, found: &[Found], now: u64) -> Result<Vec<Payload>, Failure> {
-        let mut payloads = Vec::with_capacity(found.len());
-        for each in found.iter().rev() {
-            let token = token::Token::parse(&each.token)?;
-            token.check(&self.rule, &self.keys, now)?;
-            payloads.push(Payload {
-                encoded: token.encoded_payload.into(),
-                claims: token.payload,
+    fn verify_all<'a>(
+        self: &'a Arc<Self>,
+        found: &[Found],
+        now: u64,
+    ) -> Result<Vec<Accepted<'a>>, Failure> {
+        let mut accepted = Vec::with_capacity(found.len());
+        for token in found.iter().rev() {
+            accepted.push(Accepted {
+                place: token.place.clone(),
+                provider: self,
+                payload: self.verify(token, now)?,
             });
         }
-        payloads.reverse();
-        Ok(payloads)
+        accepted.reverse();
+        Ok(accepted)
+    }
+
+    fn verify(&self, found: &Found, now: u64) -> Result<Payload, Failure> {
+        let token = token::Token::parse(&found.token)?;
+        token.check(&self.rule, &self.keys, now)?;
+        Ok(Payload {
+            encoded: token.encoded_payload.into(),
+            claims: token.payload,
+        })
     }
 
     fn add_outputs(&self, payload: &Payload, headers: &mut Vec<(String, String)>) {
@@ -230,13 +306,22 @@ fn claim_text(claims: &Map<String, Value>, path: &str) -> Option<String> {
     }
     let text = match value {
         Value::String(text) => text.clone(),
-        Value::Number(number) => number.to_string(),
+        Value::Number(number) => number_text(number.as_f64()?),
         Value::Bool(truth) => truth.to_string(),
-        Value::Array(_) | Value::Object(_) => BASE64_URL_SAFE_NO_PAD.encode(value.to_string()),
+        Value::Array(_) | Value::Object(_) => BASE64_URL_SAFE.encode(value.to_string()),
         Value::Null => return None,
     };
-    let one_line = !text.bytes().any(|b| b < b' ' || b == 0x7f);
+    let one_line = !text.bytes().any(|b| (b < b' ' && b != b'\t') || b == 0x7f);
     (one_line && !text.is_empty()).then_some(text)
+}
+
+/// A number as Envoy writes it, which knows floats only.
+fn number_text(number: f64) -> String {
+    let whole = number.trunc() == number && (0.0..18_446_744_073_709_551_616.0).contains(&number);
+    match whole {
+        true => format!("{:.0}", number.abs()),
+        false => format!("{number:.6}"),
+    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,13 @@ use ipnet::IpNet;
 use serde_json::{Map, Value};
 
 use super::{
-    request::{Connection, HttpRequest},
+    request::{self, Connection, HttpRequest},
     template::Template,
 };
-use crate::ir::{Atom, PathPattern, Pattern};
+use crate::{
+    headers,
+    ir::{Atom, PathPattern, Pattern},
+};
 
 /// What is known about the request or connection when a stage is judged.
 pub(super) struct Facts<'a> {
@@ -24,6 +27,8 @@ pub(super) struct HttpFacts<'a> {
     /// Which element of X-Forwarded-For, from the right, is the client; 0: none.
     pub forwarded_for: u32,
     pub path: &'a str,
+    /// The target as it is forwarded: path and query, without the tokens that are taken out.
+    pub target: Cow<'a, str>,
     /// In lower case.
     pub host: Option<Cow<'a, str>>,
     pub claims: Option<&'a Map<String, Value>>,
@@ -39,17 +44,13 @@ impl<'a> Facts<'a> {
     pub fn header(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
         let Some(http) = &self.http else { return false };
         match name {
-            ":path" => test(http.request.target.as_bytes()),
+            ":path" => test(http.target.as_bytes()),
             ":method" => test(http.request.method.as_bytes()),
             ":scheme" => test(b"http"),
             // Envoy knows no Host header: it is the authority.
             ":authority" | "host" => http.request.authority.is_some_and(|a| test(a.as_bytes())),
-            _ => {
-                let mut added = http.added.iter().filter(|(n, _)| n == name);
-                added.any(|(_, value)| test(value.as_bytes()))
-                    || (!http.removed.iter().any(|n| n == name)
-                        && http.request.headers.any(name, test))
-            }
+            _ if headers::is_joined(name) => http.joined(name, test),
+            _ => http.lines(name, test),
         }
     }
 
@@ -61,14 +62,14 @@ impl<'a> Facts<'a> {
         let Some(back) = http.forwarded_for.checked_sub(1) else {
             return peer;
         };
-        let mut elements: Vec<Option<IpAddr>> = Vec::new();
-        http.request.headers.any("x-forwarded-for", &mut |line| {
-            let parse = |e: &[u8]| std::str::from_utf8(e).ok()?.trim().parse().ok();
-            elements.extend(line.split(|b| *b == b',').map(parse));
+        let parse = |e: &[u8]| std::str::from_utf8(e).ok()?.trim().parse().ok();
+        let mut client = None;
+        request::value(http.request.headers, "x-forwarded-for", &mut |elements| {
+            let from_right = elements.rsplit(|b| *b == b',').nth(back as usize);
+            client = from_right.and_then(parse);
             false
         });
-        let from_right = elements.into_iter().rev().nth(back as usize);
-        from_right.flatten().or(peer)
+        client.or(peer)
     }
 
     /// Values of a claim: the string, or the strings of the list. Claims that are split on spaces
@@ -100,6 +101,25 @@ impl<'a> Facts<'a> {
     pub fn claim_text(&self, name: &str) -> Option<&'a str> {
         let claims = self.http.as_ref()?.claims?;
         claims.get(name)?.as_str()
+    }
+}
+
+impl HttpFacts<'_> {
+    /// The lines of a header, one after another.
+    fn lines(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        let mut added = self.added.iter().filter(|(n, _)| n == name);
+        added.any(|(_, value)| test(value.as_bytes()))
+            || (!self.removed.iter().any(|n| n == name) && self.request.headers.any(name, test))
+    }
+
+    /// The one value of a header whose lines are joined.
+    fn joined(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+        let added = self.added.iter().filter(|(n, _)| n == name);
+        let added: Vec<&[u8]> = added.map(|(_, value)| value.as_bytes()).collect();
+        if !added.is_empty() {
+            return test(&headers::join(&added));
+        }
+        !self.removed.iter().any(|n| n == name) && request::value(self.request.headers, name, test)
     }
 }
 

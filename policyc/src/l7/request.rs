@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use serde_json::{Map, Value};
 
-use crate::request::Http;
+use crate::{headers, request::Http};
 
 /// Header lines of a request, in the order of arrival. Names are compared without case.
 pub trait HeaderLines {
@@ -13,6 +13,29 @@ pub trait HeaderLines {
     fn any(&self, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool;
     /// Calls `visit` with each line.
     fn visit(&self, visit: &mut dyn FnMut(&str, &[u8]));
+}
+
+/// Calls `test` with the value of a header whose lines are joined, where it has a line.
+pub fn value(lines: &dyn HeaderLines, name: &str, test: &mut dyn FnMut(&[u8]) -> bool) -> bool {
+    // One line, as nearly always, needs no copy.
+    let mut count = 0;
+    lines.any(name, &mut |_| {
+        count += 1;
+        false
+    });
+    match count {
+        0 => false,
+        1 => lines.any(name, test),
+        _ => {
+            let mut all: Vec<Vec<u8>> = Vec::with_capacity(count);
+            lines.any(name, &mut |line| {
+                all.push(line.to_vec());
+                false
+            });
+            let all: Vec<&[u8]> = all.iter().map(Vec::as_slice).collect();
+            test(&headers::join(&all))
+        }
+    }
 }
 
 /// A connection: what is known whatever is spoken on it.

@@ -41,8 +41,8 @@ pub fn client(
         Some(0) => return peer,
         Some(proxies) => proxies,
     };
-    let lines = request.lines("x-forwarded-for").join(",");
-    let elements: Vec<&str> = lines.split(',').map(str::trim).collect();
+    let forwarded = request.values("x-forwarded-for").concat();
+    let elements: Vec<&str> = forwarded.split(',').map(str::trim).collect();
     usize::try_from(from_the_right)
         .ok()
         .and_then(|count| elements.len().checked_sub(count))

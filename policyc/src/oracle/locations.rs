@@ -3,50 +3,71 @@
 use super::http::HttpFacts;
 use crate::ast::JwtRule;
 
-/// All tokens at the places where the rule looks: headers, then query parameters, then cookies, each
-/// in the order of their names.
-pub fn tokens(rule: &JwtRule, request: &HttpFacts) -> Vec<String> {
+/// A token and where it stands.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Found {
+    pub place: Place,
+    pub token: String,
+}
+
+/// In the order in which tokens count: headers, query parameters, cookies, each by name.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Place {
+    /// In lower case.
+    Header(String),
+    Param(String),
+    Cookie(String),
+}
+
+/// All tokens at the places where the rule looks, in the order of the places.
+pub fn tokens(rule: &JwtRule, request: &HttpFacts) -> Vec<Found> {
     let places = places(rule);
     let mut tokens = Vec::new();
+    let mut add = |place: Place, token| tokens.push(Found { place, token });
     for (name, prefix) in &places.headers {
-        let lines = request.lines(name);
-        tokens.extend(lines.iter().filter_map(|line| behind(line, prefix)));
+        for token in request
+            .values(name)
+            .iter()
+            .filter_map(|v| behind(v, prefix))
+        {
+            add(Place::Header(name.to_ascii_lowercase()), token);
+        }
     }
     for name in &places.params {
-        tokens.extend(
-            query_pairs(&request.target)
-                .find(|(key, _)| key == name)
-                .map(|(_, v)| v),
-        );
+        let first = query_pairs(&request.target).find(|(key, _)| key == name);
+        if let Some((name, token)) = first {
+            add(Place::Param(name), token);
+        }
     }
     for name in &places.cookies {
-        tokens.extend(
-            cookies(request)
-                .find(|(key, _)| key == name)
-                .map(|(_, v)| v.to_owned()),
-        );
+        if let Some((name, token)) = cookies(request).find(|(key, _)| key == name) {
+            add(Place::Cookie(name), token);
+        }
     }
     tokens
 }
 
-/// Takes the tokens out of headers and query. Cookies stay as they are.
-pub fn remove(rule: &JwtRule, request: &mut HttpFacts) {
-    let places = places(rule);
-    for (name, prefix) in &places.headers {
-        if request.lines(name).iter().any(|line| line.contains(prefix)) {
-            request.headers.remove(&name.to_ascii_lowercase());
+/// Takes a token out of a header or the query, with all that stands there under the same name.
+/// Cookies stay as they are.
+pub fn remove(place: &Place, request: &mut HttpFacts) {
+    match place {
+        Place::Header(name) => {
+            request.headers.remove(name);
         }
-    }
-    let Some((path, query)) = request.target.split_once('?') else {
-        return;
-    };
-    let is_token = |pair: &&str| places.params.contains(&decoded(name_of(pair)).as_str());
-    if query.split('&').any(|pair| is_token(&pair)) {
-        let kept: Vec<&str> = query.split('&').filter(|pair| !is_token(pair)).collect();
-        request.target = match kept[..] {
-            [] => path.into(),
-            _ => format!("{path}?{}", kept.join("&")),
-        };
+        Place::Param(name) => {
+            let Some((path, query)) = request.target.split_once('?') else {
+                return;
+            };
+            let kept: Vec<&str> = query
+                .split('&')
+                .filter(|pair| !pair.is_empty() && decoded(name_of(pair)) != *name)
+                .collect();
+            request.target = match kept[..] {
+                [] => path.into(),
+                _ => format!("{path}?{}", kept.join("&")),
+            };
+        }
+        Place::Cookie(_) => {}
     }
 }
 
@@ -129,11 +150,16 @@ fn decoded(text: &str) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-fn cookies(request: &HttpFacts) -> impl Iterator<Item = (&str, &str)> {
-    request
-        .lines("cookie")
-        .into_iter()
-        .flat_map(|line| line.split(';'))
+/// Quotes belong to the value unless they stand on both sides of it.
+fn cookies(request: &HttpFacts) -> impl Iterator<Item = (String, String)> {
+    let lines = request.values("cookie").join(";");
+    let pairs: Vec<(String, String)> = lines
+        .split(';')
         .filter_map(|pair| pair.trim().split_once('='))
-        .map(|(name, value)| (name, value.trim_matches('"')))
+        .map(|(name, value)| {
+            let inner = value.strip_prefix('"').and_then(|v| v.strip_suffix('"'));
+            (name.to_owned(), inner.unwrap_or(value).to_owned())
+        })
+        .collect();
+    pairs.into_iter()
 }

@@ -262,14 +262,14 @@ impl Asking<'_> {
         })
     }
 
-    /// Some line of the header has the form. Without a line nothing is true of it, and any line will
-    /// do for `*`, the empty one too.
+    /// Some value of the header has the form. Without a line nothing is true of it, and any value
+    /// will do for `*`, the empty one too.
     pub fn header(&self, name: &str, value: &str) -> Answer {
         self.of_request(|r| {
-            let lines = r.lines(name);
-            lines
+            let values = r.values(name);
+            values
                 .iter()
-                .any(|line| text::matches(value, line, Star::Present))
+                .any(|one| text::matches(value, one, Star::Present))
         })
     }
 

@@ -8,7 +8,7 @@ use jsonwebtoken::{
 use serde_json::{Map, Value};
 
 use super::token::Trust;
-use crate::ast::JwtRule;
+use crate::{ast::JwtRule, token_json};
 
 /// How far clocks may be apart, in seconds.
 const CLOCK_SKEW: f64 = 60.0;
@@ -39,6 +39,9 @@ pub fn verify(rule: &JwtRule, token: &str, trust: Trust) -> Result<Good, Bad> {
     let header = object(encoded_header).ok_or(Bad::Invalid)?;
     let payload = object(encoded_payload).ok_or(Bad::Invalid)?;
     let algorithm = algorithm(&header).ok_or(Bad::Invalid)?;
+    if !has_known_types(&header, &payload) {
+        return Err(Bad::Invalid);
+    }
 
     // ISTIO: "Identifies the issuer that issued the JWT." An empty one accepts any.
     let issuer = payload.get("iss").and_then(Value::as_str).unwrap_or("");
@@ -68,27 +71,39 @@ pub fn verify(rule: &JwtRule, token: &str, trust: Trust) -> Result<Good, Bad> {
 }
 
 fn object(encoded: &str) -> Option<Map<String, Value>> {
-    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(encoded).ok()?).ok()
+    token_json::object(&URL_SAFE_NO_PAD.decode(encoded).ok()?)
+}
+
+/// Whether every member that has a meaning is of the type that its meaning asks for, needed or not.
+fn has_known_types(header: &Map<String, Value>, payload: &Map<String, Value>) -> bool {
+    let is_text = |name| payload.get(name).is_none_or(Value::is_string);
+    let is_time = |name| payload.get(name).is_none_or(|value| time(value).is_some());
+    header.get("kid").is_none_or(Value::is_string)
+        && ["iss", "sub", "jti"].into_iter().all(is_text)
+        && ["iat", "exp", "nbf"].into_iter().all(is_time)
+        && payload.get("aud").is_none_or(|audience| match audience {
+            Value::Array(list) => list.iter().all(Value::is_string),
+            one => one.is_string(),
+        })
+}
+
+/// Seconds since 1970, without their fraction; what fits into 64 bits.
+fn time(value: &Value) -> Option<f64> {
+    let is_in_range = |seconds: &f64| *seconds >= 0.0 && *seconds < 2.0_f64.powi(64);
+    value.as_f64().filter(is_in_range).map(f64::floor)
 }
 
 fn algorithm(header: &Map<String, Value>) -> Option<Algorithm> {
     header.get("alg")?.as_str()?.parse().ok()
 }
 
-/// `exp` and `nbf`, where they are given; both must then be numbers that are not negative.
+/// `exp` and `nbf`, where they are given; an `exp` of 0 is none.
 fn is_in_time(payload: &Map<String, Value>, now: u64) -> bool {
     let now = std::time::Duration::from_secs(now).as_secs_f64();
-    let time = |name: &str| match payload.get(name) {
-        None => Ok(None),
-        Some(value) => value.as_f64().filter(|t| *t >= 0.0).map(Some).ok_or(()),
-    };
-    match (time("exp"), time("nbf")) {
-        (Ok(expires), Ok(begins)) => {
-            expires.is_none_or(|expires| now <= expires + CLOCK_SKEW)
-                && begins.is_none_or(|begins| begins <= now + CLOCK_SKEW)
-        }
-        _ => false,
-    }
+    let at = |name| payload.get(name).and_then(time);
+    let expires = at("exp").filter(|expires| *expires > 0.0);
+    expires.is_none_or(|expires| now <= expires + CLOCK_SKEW)
+        && at("nbf").is_none_or(|begins| begins <= now + CLOCK_SKEW)
 }
 
 fn audiences(payload: &Map<String, Value>) -> Vec<&str> {

@@ -3,10 +3,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use base64::{
+    Engine as _,
+    engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD},
+};
 use serde_json::{Map, Value};
 
-use super::{http::HttpFacts, locations, signature};
+use super::{
+    http::HttpFacts,
+    locations::{self, Found, Place},
+    signature::{self, Bad},
+};
 use crate::{ast::JwtRule, request::Cause};
 
 /// What a verified token says.
@@ -83,88 +90,146 @@ pub fn check(
             request: stripped,
         };
     }
-    let results: Vec<(&JwtRule, RuleResult)> = rules
+    let found: Vec<(&JwtRule, Vec<Found>)> = rules
         .iter()
-        .map(|rule| (*rule, check_rule(rule, request, trust)))
+        .map(|rule| (*rule, locations::tokens(rule, request)))
+        .filter(|(_, tokens)| !tokens.is_empty())
         .collect();
-    let mut request = stripped;
+    // ISTIO: "A request that does not contain any authentication credentials will be accepted but
+    // will not have any authenticated identity."
+    if found.is_empty() {
+        return without_token(rules, stripped, verified);
+    }
 
     // ISTIO: "Each rule will be activated only when a token is presented at the location recorgnized
-    // by the rule." A token that satisfies any rule is good, whatever the other rules find.
-    for (rule, result) in &results {
-        if let RuleResult::Good { payload, encoded } = result {
-            if !rule.forward_original_token {
-                locations::remove(rule, &mut request);
-            }
-            add_outputs(rule, payload, encoded, &mut request);
-            return Outcome::Passed {
-                claims: Some(Claims::new(payload.clone(), Some(rule))),
-                request,
-            };
+    // by the rule." Tokens that satisfy any rule are good, whatever the other rules find.
+    let mut failures = Vec::new();
+    for (rule, tokens) in &found {
+        let alone = [(*rule, tokens.clone())];
+        match check_each(&alone, tokens, trust) {
+            Ok(good) => return accept(good, stripped),
+            Err(bad) => failures.push(bad),
         }
     }
-    match failure(&results) {
-        Some(cause) => Outcome::Refused(cause),
-        // ISTIO: "A request that does not contain any authentication credentials will be accepted
-        // but will not have any authenticated identity."
-        None => Outcome::Passed {
-            claims: verified.map(|payload| Claims::new(payload.clone(), rule_of(rules, payload))),
-            request,
-        },
+    // Otherwise each token may be another rule's, as long as all of them are good.
+    match check_each(&found, &all_tokens(&found), trust) {
+        Ok(good) => accept(good, stripped),
+        Err(bad) => {
+            failures.push(bad);
+            Outcome::Refused(match most_telling(&failures) {
+                Bad::Audience => Cause::JwtAudience,
+                Bad::UnknownIssuer | Bad::Invalid => Cause::JwtInvalid,
+            })
+        }
     }
 }
 
-/// What one rule makes of a request.
+/// A request that carries no token: what was verified elsewhere counts, as a token of its issuer.
+fn without_token(
+    rules: &[&JwtRule],
+    mut request: HttpFacts,
+    verified: Option<&Map<String, Value>>,
+) -> Outcome {
+    let claims = verified.map(|payload| {
+        let rule = rule_of(rules, payload);
+        if let Some(rule) = rule {
+            let text = Value::Object(payload.clone()).to_string();
+            add_outputs(rule, payload, &URL_SAFE_NO_PAD.encode(text), &mut request);
+        }
+        Claims::new(payload.clone(), rule)
+    });
+    Outcome::Passed { claims, request }
+}
+
+/// A token, and the rule that it satisfies.
 #[derive(Debug)]
-enum RuleResult {
-    /// No token where the rule looks for one.
-    Missing,
-    /// The payload of the first token, and its encoded form; all others are good as well.
-    Good {
-        payload: Map<String, Value>,
-        encoded: String,
-    },
-    Bad(signature::Bad),
+struct Good<'a> {
+    rule: &'a JwtRule,
+    place: Place,
+    payload: Map<String, Value>,
+    encoded: String,
 }
 
-fn check_rule(rule: &JwtRule, request: &HttpFacts, trust: Trust) -> RuleResult {
-    let mut result = RuleResult::Missing;
-    // Several tokens, at one place or at several, must all be good.
-    for token in locations::tokens(rule, request) {
-        match (signature::verify(rule, &token, trust), &result) {
-            (Err(bad), _) => return RuleResult::Bad(bad),
-            (Ok(good), RuleResult::Missing) => {
-                result = RuleResult::Good {
-                    payload: good.payload,
-                    encoded: good.encoded_payload,
-                };
+/// Checks each token against the rules that look where it stands, the last one first. All must be
+/// good: a good one must not carry a bad one past.
+fn check_each<'a>(
+    found: &[(&'a JwtRule, Vec<Found>)],
+    tokens: &[Found],
+    trust: Trust,
+) -> Result<Vec<Good<'a>>, Bad> {
+    let mut all = Vec::new();
+    for token in tokens.iter().rev() {
+        let mut failures = Vec::new();
+        let mut good = None;
+        for (rule, its_own) in found {
+            if good.is_some() || !its_own.contains(token) {
+                continue;
             }
-            (Ok(_), RuleResult::Good { .. } | RuleResult::Bad(_)) => {}
+            match signature::verify(rule, &token.token, trust) {
+                Ok(verified) => {
+                    good = Some(Good {
+                        rule,
+                        place: token.place.clone(),
+                        payload: verified.payload,
+                        encoded: verified.encoded_payload,
+                    });
+                }
+                Err(bad) => failures.push(bad),
+            }
+        }
+        all.insert(0, good.ok_or_else(|| most_telling(&failures))?);
+    }
+    Ok(all)
+}
+
+/// Every token that any rule looks at, once, in the order of the places.
+fn all_tokens(found: &[(&JwtRule, Vec<Found>)]) -> Vec<Found> {
+    let mut all: Vec<Found> = Vec::new();
+    for token in found.iter().flat_map(|(_, tokens)| tokens) {
+        if !all.contains(token) {
+            all.push(token.clone());
         }
     }
-    result
+    all.sort_by(|a, b| a.place.cmp(&b.place));
+    all
 }
 
-/// Why the request is refused: the first failure that says more than "not my issuer".
-fn failure(results: &[(&JwtRule, RuleResult)]) -> Option<Cause> {
-    let bad = || {
-        results.iter().filter_map(|(_, result)| match result {
-            RuleResult::Bad(bad) => Some(*bad),
-            RuleResult::Missing | RuleResult::Good { .. } => None,
-        })
+/// The request as what comes later sees it; the first token speaks for the client.
+fn accept(good: Vec<Good>, mut request: HttpFacts) -> Outcome {
+    for token in good.iter().filter(|t| !t.rule.forward_original_token) {
+        locations::remove(&token.place, &mut request);
+    }
+    let Some(first) = good.first() else {
+        return Outcome::Passed {
+            claims: None,
+            request,
+        };
     };
-    let telling = bad().find(|bad| *bad != signature::Bad::UnknownIssuer);
-    match telling.or_else(|| bad().next())? {
-        signature::Bad::Audience => Some(Cause::JwtAudience),
-        signature::Bad::UnknownIssuer | signature::Bad::Invalid => Some(Cause::JwtInvalid),
+    for token in good
+        .iter()
+        .rev()
+        .filter(|t| std::ptr::eq(t.rule, first.rule))
+    {
+        add_outputs(token.rule, &token.payload, &token.encoded, &mut request);
+    }
+    Outcome::Passed {
+        claims: Some(Claims::new(first.payload.clone(), Some(first.rule))),
+        request,
     }
 }
 
-/// The first rule that would take a payload of that issuer.
+/// The first failure that says more than "not my issuer".
+fn most_telling(failures: &[Bad]) -> Bad {
+    let mut telling = failures.iter().filter(|bad| **bad != Bad::UnknownIssuer);
+    telling.next().copied().unwrap_or(Bad::UnknownIssuer)
+}
+
+/// The rule of that issuer; else the first that takes any.
 fn rule_of<'a>(rules: &[&'a JwtRule], payload: &Map<String, Value>) -> Option<&'a JwtRule> {
     let issuer = payload.get("iss").and_then(Value::as_str);
-    let takes = |rule: &&&JwtRule| rule.issuer.is_empty() || issuer == Some(&rule.issuer);
-    rules.iter().find(takes).copied()
+    let own = rules.iter().find(|rule| issuer == Some(&rule.issuer));
+    let any = || rules.iter().find(|rule| rule.issuer.is_empty());
+    own.or_else(any).copied()
 }
 
 /// Headers that a rule writes cannot be sent by a client.
@@ -184,9 +249,8 @@ fn add_outputs(
     request: &mut HttpFacts,
 ) {
     let mut set = |name: &str, value: String| {
-        request
-            .headers
-            .insert(name.to_ascii_lowercase(), vec![value]);
+        let lines = request.headers.entry(name.to_ascii_lowercase());
+        lines.or_default().push(value);
     };
     if let Some(name) = &rule.output_payload_to_header {
         set(name, encoded.into());
@@ -198,19 +262,32 @@ fn add_outputs(
     }
 }
 
-/// A claim, nested by `.`, as a header: strings, numbers and booleans as text, lists as encoded
-/// JSON, nothing else.
+/// A claim, nested by `.`, as a header: strings, numbers and booleans as text, lists and objects as
+/// encoded JSON. What is empty, or would break the line, is none.
 fn claim_as_header(payload: &Map<String, Value>, claim: &str) -> Option<String> {
     let mut names = claim.split('.');
     let mut value = payload.get(names.next()?)?;
     for name in names {
         value = value.as_object()?.get(name)?;
     }
-    match value {
-        Value::String(text) => Some(text.clone()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::Bool(flag) => Some(flag.to_string()),
-        Value::Array(_) => Some(URL_SAFE_NO_PAD.encode(value.to_string())),
-        Value::Null | Value::Object(_) => None,
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number_as_header(number.as_f64()?),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Array(_) | Value::Object(_) => URL_SAFE.encode(value.to_string()),
+        Value::Null => return None,
+    };
+    let breaks_line = |c: char| c.is_ascii_control() && c != '\t';
+    (!text.is_empty() && !text.contains(breaks_line)).then_some(text)
+}
+
+/// Every number is a float to Envoy. One that counts something has no fraction, any other has six
+/// digits of it.
+fn number_as_header(number: f64) -> String {
+    let counts = number >= 0.0 && number < 2.0_f64.powi(64) && number.fract() == 0.0;
+    if counts {
+        format!("{:.0}", number.abs())
+    } else {
+        format!("{number:.6}")
     }
 }

@@ -1,8 +1,10 @@
 //! Where tokens may stand: headers, query parameters and cookies. A token anywhere else is not seen.
 
-use crate::ir::JwtRule;
-
-use crate::l7::request::HeaderLines;
+use crate::{
+    headers::is_joined,
+    ir::JwtRule,
+    l7::request::{self, HeaderLines},
+};
 
 /// The places that one issuer names.
 #[derive(Debug)]
@@ -20,11 +22,12 @@ pub(super) struct Found {
     pub place: Place,
 }
 
-#[derive(Clone, PartialEq, Eq, Debug)]
+/// By name; tokens count in the order of their places.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Place {
     Header(String),
     Param(String),
-    Cookie,
+    Cookie(String),
 }
 
 impl Locations {
@@ -65,7 +68,7 @@ impl Locations {
     pub fn find(&self, headers: &dyn HeaderLines, query: &str) -> Vec<Found> {
         let mut found = Vec::new();
         for (name, prefix) in &self.headers {
-            headers.any(name, &mut |line| {
+            let mut look = |line: &[u8]| {
                 let line = String::from_utf8_lossy(line);
                 if let Some(token) = after_prefix(&line, prefix) {
                     found.push(Found {
@@ -74,7 +77,12 @@ impl Locations {
                     });
                 }
                 false
-            });
+            };
+            if is_joined(name) {
+                request::value(headers, name, &mut look);
+            } else {
+                headers.any(name, &mut look);
+            }
         }
         for name in &self.params {
             let value = params(query).find(|(n, _)| n == name);
@@ -84,13 +92,14 @@ impl Locations {
             }));
         }
         for name in &self.cookies {
+            // The first of that name, in whichever line it stands.
             headers.any("cookie", &mut |line| {
                 let line = String::from_utf8_lossy(line);
                 let token = cookie(&line, name);
                 let seen = token.is_some();
                 found.extend(token.map(|token| Found {
                     token: token.into(),
-                    place: Place::Cookie,
+                    place: Place::Cookie(name.clone()),
                 }));
                 seen
             });

@@ -4,7 +4,7 @@ use base64::{Engine as _, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
 
 use super::keys::{KeySet, algorithm_by_name};
-use crate::ir::JwtRule;
+use crate::{ir::JwtRule, token_json};
 
 /// How far clocks may differ, in seconds.
 const SKEW: u64 = 60;
@@ -89,8 +89,7 @@ impl<'a> Token<'a> {
             return Err(Failure::Form);
         }
         let header = decode(header).ok_or(Failure::HeaderBase64)?;
-        let header: Map<String, Value> =
-            serde_json::from_slice(&header).map_err(|_| Failure::HeaderJson)?;
+        let header = token_json::object(&header).ok_or(Failure::HeaderJson)?;
         let algorithm = header.get("alg").and_then(Value::as_str);
         let algorithm = algorithm.ok_or(Failure::NoAlgorithm)?.to_string();
         algorithm_by_name(&algorithm).ok_or(Failure::Algorithm)?;
@@ -100,8 +99,7 @@ impl<'a> Token<'a> {
             Some(_) => return Err(Failure::KeyId),
         };
         let payload = decode(encoded_payload).ok_or(Failure::PayloadBase64)?;
-        let payload: Map<String, Value> =
-            serde_json::from_slice(&payload).map_err(|_| Failure::PayloadJson)?;
+        let payload = token_json::object(&payload).ok_or(Failure::PayloadJson)?;
         for name in ["iss", "sub", "jti"] {
             if payload.get(name).is_some_and(|value| !value.is_string()) {
                 return Err(Failure::NotAString(name));
@@ -110,7 +108,8 @@ impl<'a> Token<'a> {
         seconds(&payload, "iat")?;
         let times = Times {
             not_before: seconds(&payload, "nbf")?,
-            expires: seconds(&payload, "exp")?,
+            // As in Envoy, 0 is no time at all.
+            expires: seconds(&payload, "exp")?.filter(|until| *until > 0),
         };
         let audiences = audiences(&payload)?;
         decode(signature).ok_or(Failure::SignatureBase64)?;
@@ -158,14 +157,17 @@ fn seconds(payload: &Map<String, Value>, name: &'static str) -> Result<Option<u6
         return Ok(None);
     };
     let number = value.as_number().ok_or(Failure::NotAnInteger(name))?;
-    if let Some(whole) = number.as_u64() {
-        return Ok(Some(whole));
-    }
+    // Envoy knows no numbers but floats; only what fits into 64 bits is a time.
+    let float = number.as_f64().filter(|n| *n >= 0.0 && *n < TIME_END);
+    let float = float.ok_or(Failure::OutOfRange(name))?;
     // A fraction is cut off. Text first: a float has no checked way to an integer.
-    let fraction = number.as_f64().filter(|n| *n >= 0.0 && *n < 9.0e18);
-    let whole = fraction.and_then(|n| format!("{:.0}", n.trunc()).parse().ok());
+    let cut = || format!("{:.0}", float.trunc().abs()).parse().ok();
+    let whole = number.as_u64().or_else(cut);
     whole.map(Some).ok_or(Failure::OutOfRange(name))
 }
+
+/// 2^64: the first number that is no time.
+const TIME_END: f64 = 18_446_744_073_709_551_616.0;
 
 fn audiences(payload: &Map<String, Value>) -> Result<Vec<String>, Failure> {
     match payload.get("aud") {

@@ -26,6 +26,7 @@ fn holds_from(atom: Atom, http: &Http, peer: Option<&str>) -> bool {
             request: &request,
             forwarded_for: 1,
             path: &http.path,
+            target: http.path.as_str().into(),
             host: http.host.as_deref().map(|h| h.to_ascii_lowercase().into()),
             claims: http.claims.as_ref(),
             space_delimited: &[],
@@ -108,6 +109,16 @@ fn each_header_line_is_asked_by_itself() {
 }
 
 #[test]
+fn the_lines_of_a_well_known_header_are_one_value() {
+    let mut request = get();
+    let lines = HeaderValues::Many(vec!["a".into(), String::new(), "b".into()]);
+    request.headers = BTreeMap::from([("Accept".into(), lines)]);
+    assert!(holds(header("accept", "a,b"), &request));
+    assert!(!holds(header("accept", "a"), &request));
+    assert!(!holds(header("accept", "b"), &request));
+}
+
+#[test]
 fn pseudo_headers() {
     let request = http(json!({"method": "GET", "path": "/a?x", "host": "H"}));
     assert!(holds(header(":path", "/a?x"), &request));
@@ -116,6 +127,7 @@ fn pseudo_headers() {
     assert!(!holds(header(":authority", "h"), &request));
     assert!(holds(header("host", "H"), &request));
     assert!(holds(header(":method", "GET"), &request));
+    assert!(holds(header(":scheme", "http"), &request));
 }
 
 #[test]
@@ -168,6 +180,12 @@ fn the_remote_address_is_the_rightmost_forwarded_one() {
     assert!(
         holds_from(source, &request, peer),
         "the peer stays the peer"
+    );
+    let lines = HeaderValues::Many(vec!["junk".into(), "2.2.2.2".into(), String::new()]);
+    request.headers = BTreeMap::from([("x-forwarded-for".into(), lines)]);
+    assert!(
+        holds_from(net("2.2.2.2/32"), &request, peer),
+        "an empty line adds no element"
     );
     let garbage = HeaderValues::One("1.1.1.1, unknown".into());
     request.headers = BTreeMap::from([("x-forwarded-for".into(), garbage)]);

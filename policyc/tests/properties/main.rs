@@ -2,6 +2,7 @@
 //! the tables judge as the oracle does, the order of the input never shows, a DENY never allows
 //! more, a further ALLOW never denies more, and a bundle gives back what it was made from.
 
+mod requests;
 mod world;
 
 use std::collections::BTreeMap;
@@ -68,7 +69,7 @@ fn the_small_world_meets_every_outcome() {
                 .current()
         };
         let cluster = world::cluster(draw());
-        let requests = vec(world::request(), 8)
+        let requests = vec(requests::request(), 8)
             .new_tree(&mut runner)
             .expect("it draws")
             .current();
@@ -105,7 +106,7 @@ proptest! {
     #[test]
     fn the_tables_judge_as_the_oracle_does(
         policies in vec(world::policy(), 0..5),
-        requests in vec(world::request(), 1..24),
+        requests in vec(requests::request(), 1..24),
         catch_all_deny in catch_all(),
     ) {
         let cluster = world::cluster(policies);
@@ -156,7 +157,7 @@ proptest! {
     fn a_further_deny_never_allows_more(
         policies in vec(world::policy(), 0..4),
         mut deny in world::policy(),
-        requests in vec(world::request(), 1..16),
+        requests in vec(requests::request(), 1..16),
     ) {
         deny.action = Action::Deny;
         deny.name = "added".into();
@@ -167,7 +168,7 @@ proptest! {
     fn a_further_allow_never_denies_more_where_there_is_one(
         policies in vec(world::policy(), 0..4),
         mut allow in world::policy(),
-        requests in vec(world::request(), 1..16),
+        requests in vec(requests::request(), 1..16),
     ) {
         // An ALLOW without rules that applies everywhere: every workload has one already.
         let base = world::allow_nothing();

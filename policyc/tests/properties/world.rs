@@ -1,24 +1,21 @@
 //! A small world, in which every value that a policy may name is likely to be met by a request.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::collections::BTreeMap;
 
 use policyc::{
     ast::{
-        Action, Attachment, AuthorizationPolicy, Condition, DocumentId, JwtRule, Operation,
-        RequestAuthentication, Rule, Source,
+        Action, Attachment, AuthorizationPolicy, ClaimToHeader, Condition, DocumentId, JwtRule,
+        Operation, RequestAuthentication, Rule, Source,
     },
     cluster::{
         Cluster, ContainerPort, ExtAuthz, ExtensionProvider, Mesh, Pod, PodTemplate, ProviderKind,
     },
     diagnostic::Path,
-    request::{
-        Authorizer, HeaderValues, Http, IpSource, Request, ServiceAccountSource, SourceRef, Wire,
-    },
 };
 use proptest::{collection::vec, option, prelude::*, sample::select};
 
 /// Pods a/x, a/y, b/x and b/z with ports 80 (http), 81 (tcp) and 82 (undeclared); tokens are looked
-/// for on a/x.
+/// for on a/x, and b has a RequestAuthentication that looks for none.
 pub fn cluster(mut policies: Vec<AuthorizationPolicy>) -> Cluster {
     for (i, policy) in policies.iter_mut().enumerate() {
         if policy.name.is_empty() {
@@ -38,7 +35,7 @@ pub fn cluster(mut policies: Vec<AuthorizationPolicy>) -> Cluster {
     };
     Cluster {
         mesh: Mesh {
-            trust_domain_aliases: vec!["old".into()],
+            trust_domain_aliases: vec!["old".into(), "o*".into()],
             extension_providers: vec![
                 provider("grpc", ProviderKind::ExtAuthzGrpc(ExtAuthz::default())),
                 provider("web", ProviderKind::ExtAuthzHttp(ExtAuthz::default())),
@@ -50,22 +47,44 @@ pub fn cluster(mut policies: Vec<AuthorizationPolicy>) -> Cluster {
             .map(|(ns, name, v4, v6)| pod(ns, name, [v4, v6]))
             .collect(),
         policies,
-        request_authentications: vec![RequestAuthentication {
-            document: DocumentId::default(),
-            object: Path::default(),
-            namespace: "a".into(),
-            name: "tokens".into(),
-            attachment: Attachment {
-                selector: Some(BTreeMap::from([("app".into(), "x".into())])),
-                target_refs: Vec::new(),
-            },
-            jwt_rules: vec![JwtRule {
-                issuer: "me".into(),
-                jwks: Some(r#"{"keys":[]}"#.into()),
-                ..JwtRule::default()
-            }],
-        }],
+        request_authentications: vec![
+            authentication("a", "tokens", vec![jwt_rule("me"), jwt_rule("")]),
+            authentication("b", "none", Vec::new()),
+        ],
         ..Cluster::default()
+    }
+}
+
+fn authentication(namespace: &str, name: &str, jwt_rules: Vec<JwtRule>) -> RequestAuthentication {
+    RequestAuthentication {
+        document: DocumentId::default(),
+        object: Path::default(),
+        namespace: namespace.into(),
+        name: name.into(),
+        attachment: Attachment {
+            selector: Some(BTreeMap::from([("app".into(), "x".into())])),
+            target_refs: Vec::new(),
+        },
+        jwt_rules,
+    }
+}
+
+/// The rule of any issuer splits `group`; the other's writes headers.
+fn jwt_rule(issuer: &str) -> JwtRule {
+    let any = issuer.is_empty();
+    JwtRule {
+        issuer: issuer.into(),
+        jwks: Some(super::requests::KEYS.into()),
+        space_delimited_claims: any.then(|| "group".into()).into_iter().collect(),
+        output_claim_to_headers: (!any)
+            .then(|| ClaimToHeader {
+                header: "X-User".into(),
+                claim: "sub".into(),
+            })
+            .into_iter()
+            .collect(),
+        forward_original_token: any,
+        ..JwtRule::default()
     }
 }
 
@@ -282,7 +301,11 @@ fn operation() -> impl Strategy<Value = Operation> {
 fn condition() -> impl Strategy<Value = Condition> {
     let keys: Vec<(&str, &'static [&'static str])> = vec![
         ("request.headers[X-A]", &["1", "*", "a*"]),
+        ("request.headers[x-user]", &["you", "*", "x"]),
+        ("request.headers[accept]", &["1,2", "1", "2"]),
         ("request.headers[:authority]", &["example.com"]),
+        ("request.headers[:path]", &["/b", "/b?x=1", "/a*", "*x=1"]),
+        ("request.headers[:scheme]", &["http", "https"]),
         ("source.ip", BLOCKS),
         ("remote.ip", BLOCKS),
         ("source.namespace", NAMESPACES),
@@ -294,6 +317,7 @@ fn condition() -> impl Strategy<Value = Condition> {
         ("request.auth.presenter", &["me"]),
         ("request.auth.claims[group]", &["admin", "*", "*n"]),
         ("request.auth.claims[a][b]", &["c"]),
+        ("request.auth.claims[a][]", &["*"]),
         ("destination.ip", &["10.0.0.1", "10.0.0.0/8", "fd00::/112"]),
         ("destination.port", PORTS),
         ("connection.sni", &["example.com", "*.com", "*"]),
@@ -313,113 +337,4 @@ fn condition() -> impl Strategy<Value = Condition> {
             }
         })
     })
-}
-
-/// Any request of the small world.
-pub fn request() -> impl Strategy<Value = Request> {
-    let pod = select(vec!["a/x", "a/y", "b/x", "b/z"]);
-    let source = prop_oneof![
-        6 => pod.clone().prop_map(|p| SourceRef::Pod(p.into())),
-        2 => select(vec!["192.0.2.7", "10.0.0.1", "10.0.0.77", "fd00::77", "fe00::1"])
-            .prop_map(|ip| SourceRef::Ip(IpSource { ip: ip.parse().expect("an address") })),
-        2 => select(vec!["a/sa-x", "b/other"])
-            .prop_map(|sa| SourceRef::ServiceAccount(ServiceAccountSource { sa: sa.into() })),
-    ];
-    (
-        source,
-        option::weighted(0.2, select(vec!["old", "other"])),
-        option::weighted(0.3, select(vec!["10.0.0.9", "fd00::9"])),
-        pod,
-        select(vec![80u16, 81, 82, 83]),
-        select(vec![Wire::Http, Wire::Http, Wire::Tcp, Wire::Tls]),
-        http(),
-        option::weighted(0.3, select(vec!["example.com", "other.org"])),
-        option::weighted(
-            0.8,
-            select(vec![Authorizer::Allow, Authorizer::Deny, Authorizer::Error]),
-        ),
-    )
-        .prop_map(
-            |(src, domain, ip, dst, port, protocol, http, sni, authorizer)| {
-                let nobody = matches!(src, SourceRef::Ip(_));
-                Request {
-                    id: "r".into(),
-                    src_ip: if nobody {
-                        None
-                    } else {
-                        ip.map(|ip| ip.parse::<IpAddr>().expect("an address"))
-                    },
-                    src_trust_domain: if nobody { None } else { domain.map(Into::into) },
-                    src,
-                    dst: dst.into(),
-                    port,
-                    protocol,
-                    http: (protocol == Wire::Http).then_some(http),
-                    sni: sni.map(Into::into),
-                    ext_authz: authorizer.map(|a| {
-                        ["grpc", "web"]
-                            .into_iter()
-                            .map(|p| (p.to_string(), a))
-                            .collect()
-                    }),
-                    expect: None,
-                }
-            },
-        )
-}
-
-fn http() -> impl Strategy<Value = Http> {
-    let claims = option::weighted(
-        0.4,
-        select(vec![
-            r#"{"iss":"me","sub":"you","aud":"one","group":"admin"}"#,
-            r#"{"iss":"me","sub":"","aud":["two","three"],"azp":"me"}"#,
-            r#"{"iss":"other","group":["a","admin"],"a":{"b":"c"}}"#,
-        ]),
-    );
-    (
-        select(vec!["GET", "POST", "PUT", "get", "OPTIONS"]),
-        select(vec![
-            "/",
-            "/a",
-            "/a/b",
-            "/b/a?x=/a",
-            "//a",
-            "/a/../b",
-            "/%61",
-            "/a#b",
-            "/a%00",
-        ]),
-        option::of(select(vec![
-            "example.com",
-            "WWW.example.com",
-            "example.com:80",
-        ])),
-        option::weighted(0.4, select(vec!["1", "abc", ""])),
-        option::weighted(
-            0.3,
-            select(vec!["10.0.0.1", "192.0.2.1, 10.0.0.9", "junk", "fd00::5"]),
-        ),
-        any::<bool>(),
-        claims,
-    )
-        .prop_map(
-            |(method, path, host, header, forwarded, preflight, claims)| {
-                let mut headers = BTreeMap::new();
-                let line = |v: &str| HeaderValues::One(v.into());
-                headers.extend(header.map(|v| ("x-a".to_string(), line(v))));
-                headers.extend(forwarded.map(|v| ("x-forwarded-for".to_string(), line(v))));
-                if method == "OPTIONS" && preflight {
-                    headers.insert("origin".into(), line("https://example.com"));
-                    headers.insert("access-control-request-method".into(), line("GET"));
-                }
-                Http {
-                    method: method.into(),
-                    path: path.into(),
-                    host: host.map(Into::into),
-                    headers,
-                    claims: claims.map(|c| serde_json::from_str(c).expect("an object")),
-                }
-            },
-        )
 }

@@ -43,9 +43,8 @@ fn bracketed(text: &str) -> Option<&str> {
 fn claim_path(text: &str) -> Option<Vec<String>> {
     let whole = bracketed(text)?;
     let keys: Vec<&str> = whole.split("][").collect();
-    let nested = keys
-        .iter()
-        .all(|k| !k.is_empty() && !k.contains(['[', ']']));
+    // A name may be empty, as in `[a][]`; only the whole may not.
+    let nested = keys.iter().all(|k| !k.contains(['[', ']']));
     Some(if nested {
         keys.into_iter().map(Into::into).collect()
     } else {
@@ -118,6 +117,8 @@ mod tests {
         assert_eq!(path("request.auth.claims[a][b]"), ["a", "b"]);
         assert_eq!(path("request.auth.claims[foo.com/name]"), ["foo.com/name"]);
         assert_eq!(path("request.auth.claims[a]b[c]"), ["a]b[c"]);
+        assert_eq!(path("request.auth.claims[a][]"), ["a", ""]);
+        assert_eq!(path("request.auth.claims[[a]]"), ["[a]"]);
         assert_eq!(kind("request.headers[]"), None);
         assert_eq!(kind("destination.labels[x]"), None);
         assert_eq!(

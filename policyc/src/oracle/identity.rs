@@ -27,13 +27,14 @@ pub fn has_service_account(identity: &Identity, policy_namespace: &str, value: &
     identity.namespace == namespace && identity.service_account == name
 }
 
-/// A value that is one of the mesh's own trust domains stands for all of them; a pattern does not.
+/// A value that is one of the mesh's own trust domains stands for all of them; a pattern stands for
+/// itself, unless an alias is written just so.
 pub fn has_trust_domain(mesh: &Mesh, identity: &Identity, pattern: &str) -> bool {
-    let own: Vec<&str> = trust_domains(mesh).collect();
-    if own.contains(&pattern) {
-        own.contains(&identity.trust_domain.as_str())
+    let has = |pattern| text::matches(pattern, &identity.trust_domain, Star::Present);
+    if trust_domains(mesh).any(|own| own == pattern) {
+        trust_domains(mesh).any(has)
     } else {
-        text::matches(pattern, &identity.trust_domain, Star::Present)
+        has(pattern)
     }
 }
 

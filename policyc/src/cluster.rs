@@ -246,11 +246,12 @@ pub enum Protocol {
 }
 
 impl PodTemplate {
-    /// What `port` is declared to speak: Services that select the pod first, else the name of the
-    /// container port. A Service says it by `appProtocol`, else by the beginning of its port's name.
-    /// Services that disagree declare nothing.
+    /// What `port` is declared to speak: Services that select the pod first, else, where none of them
+    /// says anything, the name of the container port. A Service says it by `appProtocol`, whose
+    /// value may be one that means nothing here, else by the beginning of its port's name if that
+    /// is a protocol. Services that disagree declare nothing.
     pub fn protocol(&self, namespace: &str, port: u16, services: &[&Service]) -> Protocol {
-        let mut declared: Option<Protocol> = None;
+        let mut declared: Option<Option<Protocol>> = None;
         for service in services
             .iter()
             .filter(|s| s.namespace == namespace && s.selects(self))
@@ -267,8 +268,8 @@ impl PodTemplate {
                 }
             }
         }
-        match declared {
-            Some(Protocol::Undeclared) | None => self
+        match declared.flatten() {
+            None => self
                 .ports
                 .iter()
                 .find(|p| p.port == port)
@@ -298,10 +299,14 @@ impl Service {
 }
 
 impl ServicePort {
-    fn protocol(&self) -> Protocol {
+    /// `None` where nothing is said.
+    fn protocol(&self) -> Option<Protocol> {
         match &self.app_protocol {
-            Some(name) => protocol_by_name(name),
-            None => protocol_of_port_name(&self.name),
+            Some(name) => Some(protocol_by_name(name)),
+            None => match protocol_of_port_name(&self.name) {
+                Protocol::Undeclared => None,
+                protocol => Some(protocol),
+            },
         }
     }
 }

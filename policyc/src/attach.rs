@@ -9,6 +9,8 @@ use crate::{
 
 /// Label that names the Gateway a gateway pod belongs to.
 const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+/// Label of the gateways that Istio itself installs.
+const CLASSIC: &str = "istio";
 /// Label that tells a waypoint from other gateways.
 const GATEWAY_MANAGED: &str = "gateway.istio.io/managed";
 const WAYPOINT: &str = "istio.io-mesh-controller";
@@ -17,6 +19,7 @@ const WAYPOINT: &str = "istio.io-mesh-controller";
 /// of the labels they ask for.
 #[derive(Debug)]
 pub struct Attachments<'a> {
+    program: &'a Program,
     policies: Index<'a>,
     authentications: Index<'a>,
 }
@@ -24,6 +27,7 @@ pub struct Attachments<'a> {
 impl<'a> Attachments<'a> {
     pub fn new(program: &'a Program) -> Self {
         Self {
+            program,
             policies: Index::new(program.policies.iter().map(|p| &p.attachment)),
             authentications: Index::new(program.authentications.iter().map(|a| &a.attachment)),
         }
@@ -38,23 +42,32 @@ impl<'a> Attachments<'a> {
             .collect()
     }
 
-    /// The RequestAuthentications that apply, in order.
+    /// The RequestAuthentications that apply, in order. One without rules looks at no token, and is
+    /// as good as none.
     pub fn authentications(
         &self,
         namespace: &str,
         template: &PodTemplate,
     ) -> Vec<AuthenticationId> {
+        let has_rules = |id: &AuthenticationId| {
+            let authentication = self.program.authentications.get(id.index());
+            authentication.is_none_or(|a| !a.jwt_rules.is_empty())
+        };
         self.authentications
             .of(namespace, &template.labels)
             .into_iter()
             .map(AuthenticationId)
+            .filter(has_rules)
             .collect()
     }
 }
 
-/// Whether the pod is a gateway, whose policies may name it by `targetRefs`.
+/// Whether the pod is a gateway, which believes X-Forwarded-For as far as the mesh says. One that
+/// was installed without the Gateway API is known by its label, which no `targetRefs` can name.
 pub fn is_gateway(template: &PodTemplate) -> bool {
+    let classic = template.labels.get(CLASSIC);
     template.labels.contains_key(GATEWAY_NAME)
+        || classic.is_some_and(|v| matches!(v.as_str(), "ingressgateway" | "egressgateway"))
 }
 
 /// Whether the policy applies to a pod of that namespace and those labels.

@@ -18,8 +18,8 @@ use crate::{
         engine::{CompiledResidual, Engine, Outcome, Step},
         request::{Connection, HttpRequest},
     },
-    link::{self, Linked, Local, NodeView, PodName, Source},
-    request::{DryRunHit, Expected, Hit, Judgement, Layer, Request, Wire},
+    link::{self, Linked, Local, NodeView, PodName, Record, Source},
+    request::{Authorizer, Cause, DryRunHit, Expected, Hit, Judgement, Layer, Request, Wire},
 };
 
 use parties::{Destination, Needs, Parties, World};
@@ -88,6 +88,24 @@ pub(crate) struct Table<'a> {
     residuals: BTreeMap<u32, CompiledResidual>,
     scopes: BTreeMap<PodName, (u32, u32)>,
     needs: BTreeMap<PodName, Needs>,
+}
+
+/// Who answers for the authorizers.
+#[derive(Clone, Copy)]
+enum Answers<'a> {
+    /// The request says what they answer.
+    Of(&'a Request),
+    /// They are not asked, and have no say.
+    Yes,
+}
+
+impl Answers<'_> {
+    fn of(self, provider: &str) -> Option<Authorizer> {
+        match self {
+            Self::Of(request) => request.ext_authz.as_ref()?.get(provider).copied(),
+            Self::Yes => Some(Authorizer::Allow),
+        }
+    }
 }
 
 impl<'a> Table<'a> {
@@ -178,45 +196,65 @@ impl<'a> Table<'a> {
                 request.port
             ));
         }
-        let outcome = self.request(residual, request, parties, now)?;
-        let (layer, decided) = match cell.verdict() {
-            Verdict::Ask => (Layer::L7, None),
-            Verdict::Allow => (Layer::L4, Some(Expected::Allow)),
-            Verdict::Deny => (Layer::L4, Some(Expected::Deny)),
+        let decided = match cell.verdict() {
+            Verdict::Ask => None,
+            Verdict::Allow => Some(Expected::Allow),
+            Verdict::Deny => Some(Expected::Deny),
         };
-        let malformed = outcome.cause == crate::request::Cause::BadRequest;
-        if let Some(decided) = decided
-            && decided != outcome.verdict
-            && !malformed
-        {
+        // Where the kernel decides nobody asks the authorizer.
+        let answers = match decided {
+            None => Answers::Of(request),
+            Some(_) => Answers::Yes,
+        };
+        let outcome = self.request(residual, request, parties, answers, now)?;
+        match decided {
+            None => Ok(self.of_engine(outcome)),
+            Some(decided) => self.of_kernel(decided, record, outcome),
+        }
+    }
+
+    /// What userspace said.
+    fn of_engine(&self, outcome: Outcome) -> Judgement {
+        Judgement {
+            verdict: outcome.verdict,
+            layer: Layer::L7,
+            reason: outcome.cause,
+            policy: outcome.rule.and_then(|rule| self.policy(rule)),
+            rule: outcome.rule.map(|rule| rule.rule),
+            audit: self.hits(&outcome.audit),
+            dry_run: self.dry_run_of(&outcome),
+        }
+    }
+
+    /// What the kernel said: cause and rule are its record's, as its events have them. What else the
+    /// request meets is told too.
+    fn of_kernel(
+        &self,
+        decided: Expected,
+        record: &Record,
+        outcome: Outcome,
+    ) -> Result<Judgement, String> {
+        let malformed = outcome.cause == Cause::BadRequest;
+        if decided != outcome.verdict && !malformed {
             return Err(format!(
                 "the table says {decided:?} and the request's engine {:?}: this is a defect",
                 outcome.verdict
             ));
         }
-        if let (Some(decided), true) = (decided, malformed) {
-            // Decided in the kernel: nobody reads the request.
-            return Ok(Judgement {
-                verdict: decided,
-                layer,
-                reason: record.cause,
-                policy: record.rule.and_then(|rule| self.policy(rule)),
-                rule: record.rule.map(|rule| rule.rule),
-                audit: self.hits(&record.audit),
-                dry_run: self.dry_run(&record.dry_run),
-            });
-        }
-        let mut dry_run = outcome.dry_run_allow;
-        dry_run.extend(outcome.dry_run_deny);
-        dry_run.sort_unstable();
+        // A malformed request is read by nobody.
+        let (audit, dry_run) = if malformed {
+            (self.hits(&record.audit), self.dry_run(&record.dry_run))
+        } else {
+            (self.hits(&outcome.audit), self.dry_run_of(&outcome))
+        };
         Ok(Judgement {
-            verdict: outcome.verdict,
-            layer,
-            reason: outcome.cause,
-            policy: outcome.rule.and_then(|rule| self.policy(rule)),
-            rule: outcome.rule.map(|rule| rule.rule),
-            audit: self.hits(&outcome.audit),
-            dry_run: self.dry_run(&dry_run),
+            verdict: decided,
+            layer: Layer::L4,
+            reason: record.cause,
+            policy: record.rule.and_then(|rule| self.policy(rule)),
+            rule: record.rule.map(|rule| rule.rule),
+            audit,
+            dry_run,
         })
     }
 
@@ -263,6 +301,7 @@ impl<'a> Table<'a> {
         residual: &CompiledResidual,
         request: &Request,
         parties: &Parties,
+        answers: Answers<'_>,
         now: u64,
     ) -> Result<Outcome, String> {
         let connection = Connection {
@@ -288,16 +327,9 @@ impl<'a> Table<'a> {
         match judge(None) {
             Step::Verdict(outcome) => Ok(*outcome),
             Step::AskAuthorizer { provider, .. } => {
-                let answer = request
-                    .ext_authz
-                    .as_ref()
-                    .and_then(|a| a.get(provider))
-                    .copied();
-                let Some(answer) = answer else {
-                    return Err(format!(
-                        "`ext_authz` has no answer of provider `{provider}`"
-                    ));
-                };
+                let answer = answers
+                    .of(provider)
+                    .ok_or_else(|| format!("`ext_authz` has no answer of provider `{provider}`"))?;
                 match judge(Some(answer)) {
                     Step::Verdict(outcome) => Ok(*outcome),
                     Step::AskAuthorizer { .. } => Err("the authorizer was asked twice".into()),
@@ -343,6 +375,12 @@ impl<'a> Table<'a> {
             })
         };
         rules.iter().filter_map(hit).collect()
+    }
+
+    fn dry_run_of(&self, outcome: &Outcome) -> Vec<DryRunHit> {
+        let mut rules = [&outcome.dry_run_allow[..], &outcome.dry_run_deny].concat();
+        rules.sort_unstable();
+        self.dry_run(&rules)
     }
 
     fn dry_run(&self, rules: &[RuleRef]) -> Vec<DryRunHit> {

@@ -74,7 +74,17 @@ pub fn evaluate(
     let http = spoken_http(cluster, request, declared)?;
     let unknown_http = unknown_http(&stages, &facts, &destination, cluster);
 
-    let layer = layer(&stages, &facts, &unknown_http, declared)?;
+    let unknown_bytes = unknown_bytes(&facts);
+    let layer = layer(&stages, &unknown_http, &unknown_bytes, declared)?;
+    let unknown = match declared {
+        Protocol::Tcp => &unknown_bytes,
+        Protocol::Http | Protocol::Undeclared => &unknown_http,
+    };
+    // At L4 the verdict is due to what is certain, whatever else the request would have met.
+    let certain = match layer {
+        Layer::L4 => Some(stages.judge(unknown)?),
+        Layer::L7 => None,
+    };
     let known = match http {
         Some(http) if http.is_malformed && layer == Layer::L7 => return Ok(bad_request()),
         // Nobody reads it: what it says cannot be the reason for anything.
@@ -90,7 +100,7 @@ pub fn evaluate(
         ),
         None => known_bytes(&facts, request),
     };
-    let verdict = stages.judge(&known)?;
+    let verdict = certain.map_or_else(|| stages.judge(&known), Ok)?;
     Ok(Judgement {
         verdict: match verdict.allowed {
             Truth::Yes => Expected::Allow,
@@ -221,25 +231,29 @@ fn unknown_http<'a>(
     }
 }
 
-/// Judges with everything unknown that a client may say, for each thing that may be spoken.
-fn layer(
-    stages: &Stages,
-    facts: &Facts,
-    unknown_http: &Known,
-    declared: Protocol,
-) -> Result<Layer, Unjudgeable> {
+/// A connection on which anything but HTTP is spoken, or HTTP that nobody reads.
+fn unknown_bytes<'a>(facts: &Facts) -> Known<'a> {
     let bytes = Facts {
         sni: Fact::Unknown,
         spoken: Spoken::Tcp,
         ..facts.clone()
     };
-    let unknown_bytes = Known {
+    Known {
         before_tokens: bytes.clone(),
         after_tokens: bytes,
         tokens: Fact::Known(None),
         answers: Fact::Unknown,
-    };
-    let as_bytes = stages.judge(&unknown_bytes)?.allowed;
+    }
+}
+
+/// Judges with everything unknown that a client may say, for each thing that may be spoken.
+fn layer(
+    stages: &Stages,
+    unknown_http: &Known,
+    unknown_bytes: &Known,
+    declared: Protocol,
+) -> Result<Layer, Unjudgeable> {
+    let as_bytes = stages.judge(unknown_bytes)?.allowed;
     let as_http = match declared {
         Protocol::Tcp => as_bytes,
         Protocol::Http | Protocol::Undeclared => stages.judge(unknown_http)?.allowed,
@@ -257,7 +271,8 @@ fn declared_protocol(cluster: &Cluster, destination: &Workload, port: u16) -> Pr
 
 /// A gateway trusts as many proxies in front of it as the mesh says; a sidecar does not count them.
 fn trusted_proxies(cluster: &Cluster, destination: &Workload) -> Option<u32> {
-    destination.gateway().map(|_| cluster.mesh.trusted_proxies)
+    let trusted = cluster.mesh.trusted_proxies;
+    destination.is_gateway().then_some(trusted)
 }
 
 fn bad_request() -> Judgement {

@@ -116,6 +116,12 @@ impl Parties {
         let (destination, own) = world
             .find(&request.dst)?
             .ok_or_else(|| format!("no pod or workload is called `{}`", request.dst))?;
+        if destination.finished {
+            return Err(format!(
+                "`{}` has finished (phase Succeeded or Failed): nothing listens there",
+                request.dst
+            ));
+        }
         let mut listed = false;
         let (source, source_name) = match &request.src {
             SourceRef::Pod(name) => {

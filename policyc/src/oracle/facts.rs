@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{http::HttpFacts, token::Claims, truth::Fact, unjudgeable::Unjudgeable};
 use crate::{
-    cluster::{Cluster, Mesh, PodTemplate},
+    cluster::{Cluster, Mesh, Pod, PodTemplate},
     request::{Request, SourceRef},
 };
 
@@ -74,6 +74,12 @@ impl Workload<'_> {
         self.template.labels.get(GATEWAY_NAME)
     }
 
+    /// A gateway of the Gateway API, or one of the two that Istio installs itself.
+    pub fn is_gateway(&self) -> bool {
+        let installed = self.template.labels.get("istio").map(String::as_str);
+        self.gateway().is_some() || matches!(installed, Some("ingressgateway" | "egressgateway"))
+    }
+
     pub fn is_waypoint(&self) -> bool {
         let managed_by = self.template.labels.get(MANAGED_BY);
         self.gateway().is_some() && managed_by.is_some_and(|v| v == MESH_CONTROLLER)
@@ -92,6 +98,15 @@ pub fn destination<'a>(
     cluster: &'a Cluster,
     request: &Request,
 ) -> Result<Workload<'a>, Unjudgeable> {
+    let is_it = |pod: &&Pod| format!("{}/{}", pod.namespace, pod.name) == request.dst;
+    if cluster
+        .pods
+        .iter()
+        .find(is_it)
+        .is_some_and(|pod| pod.finished)
+    {
+        return Err(Unjudgeable::Finished(request.dst.clone()));
+    }
     find(cluster, &request.dst)?.ok_or_else(|| Unjudgeable::UnknownDestination(request.dst.clone()))
 }
 

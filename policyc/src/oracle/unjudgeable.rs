@@ -9,6 +9,8 @@ pub enum Unjudgeable {
     UnknownSource(String),
     #[error("the destination `{0}` is neither a Pod nor a workload of the given manifests")]
     UnknownDestination(String),
+    #[error("`{0}` has finished (phase Succeeded or Failed): nothing listens there")]
+    Finished(String),
     #[error("several workloads are called `{0}`, and their pod templates differ")]
     AmbiguousWorkload(String),
     #[error("the source has two addresses, `src.ip` and `src_ip`, and they differ")]

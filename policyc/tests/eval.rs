@@ -180,6 +180,46 @@ fn the_time_and_the_keys_are_inputs() {
 }
 
 #[test]
+fn a_verdict_at_l4_has_the_cause_of_the_kernels_record() {
+    let requests = std::fs::read_to_string(case("deny-at-l4-asks-nobody").join("requests.jsonl"))
+        .expect("the case should have requests");
+    let mesh = case("deny-at-l4-asks-nobody").join("mesh.yaml");
+    let mesh = mesh.to_string_lossy();
+    let output = eval(
+        "deny-at-l4-asks-nobody",
+        &["--engine", "both", "--mesh", &mesh],
+        &requests,
+    );
+    for line in lines(&output).iter().take(3) {
+        assert_eq!(
+            (&line["layer"], &line["reason"], &line["policy"]),
+            (&"l4".into(), &"deny_rule".into(), &"shop/d".into()),
+            "no authorizer, no token and no lower rule that is not certain: {line}"
+        );
+    }
+}
+
+#[test]
+fn a_finished_pod_is_no_destination() {
+    let finished = std::env::temp_dir().join(format!("finished-{}.yaml", std::process::id()));
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: done, namespace: shop}\n\
+               spec: {containers: [{name: main, image: a}]}\n\
+               status: {phase: Succeeded, podIP: 10.1.0.99}\n";
+    std::fs::write(&finished, pod).expect("a temporary file can be written");
+    let request = GOOD.replace("shop/cart", "shop/done");
+    let path = finished.to_string_lossy();
+    for engine in ["tables", "oracle", "both"] {
+        let output = eval("ip-blocks", &["-f", &path, "--engine", engine], &request);
+        let error = lines(&output)[0]["error"].to_string();
+        assert!(
+            error.contains("phase Succeeded or Failed"),
+            "{engine}: {error}"
+        );
+    }
+    std::fs::remove_file(&finished).expect("the file is there");
+}
+
+#[test]
 fn a_catch_all_deny_can_be_the_default() {
     let request = r#"{"id":"1","src":"default/frontend","dst":"default/backend","port":80,"protocol":"http","http":{"method":"GET","path":"/api/v1/data"}}"#;
     let verdict = |arguments: &[&str]| {

@@ -7,6 +7,7 @@ mod eval;
 mod explain;
 mod inspect;
 mod sources;
+mod time;
 mod verify;
 
 use std::process::ExitCode;

@@ -1,6 +1,8 @@
 //! Why a request is let through or refused: the verdict, the walk through the table that led to it,
 //! and every policy that was considered with the clause that failed.
 
+mod failed;
+mod rules;
 mod text;
 
 pub use text::cause;
@@ -11,26 +13,22 @@ use enforcer_ebpf::{decide, words};
 use serde::Serialize;
 
 use crate::{
-    attach::Attachments,
-    cluster::{Cluster, Service},
+    cluster::{Cluster, Protocol},
     engine::{
         Table,
         parties::{Parties, World},
     },
-    ir::{Action, AtomId, Clause, Policy, Program, Residual, ResidualRule, RuleRef, Stages},
-    l7::{Connection, HttpRequest, Step},
-    link::{classes::Classes, scopes},
-    lower::{
-        evaluate::{Known, Meaning, Truth, meanings},
-        scope::{Scope, ScopeKey},
-    },
-    request::{Cause, Judgement, Layer, Request, Wire},
+    ir::{Policy, Program},
+    request::{Cause, Judgement, Layer, Request},
 };
+use rules::Known;
 
 /// The whole account of one request.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
 pub struct Explanation {
     pub judgement: Judgement,
+    /// What is wrong with the request itself: a malformed target, or a token that is refused.
+    pub trouble: Option<String>,
     pub walk: Walk,
     /// Policies that apply to the destination, in order.
     pub policies: Vec<Considered>,
@@ -44,6 +42,8 @@ pub struct Walk {
     pub source: String,
     pub destination: String,
     pub port: u16,
+    /// `http`, `tcp` or `undeclared`
+    pub declared: &'static str,
     /// Offset of the destination's scope in the table.
     pub scope: u32,
     /// Class of the source, and the row it leads to.
@@ -72,9 +72,14 @@ pub struct ConsideredRule {
     pub rule: u32,
     /// Line in the policy's file.
     pub line: u32,
+    /// How the rule was lowered for this port: `exact`, `redirect`, `widened-deny` or
+    /// `never-matches`.
+    pub lowered: &'static str,
     pub matched: bool,
-    /// The first clause that failed, in words.
+    /// The first field that failed, and what the request had, in words.
     pub failed: Option<String>,
+    /// What else is to be said of the rule on this connection.
+    pub note: Option<String>,
     /// Clauses that held before it.
     held: usize,
 }
@@ -101,28 +106,40 @@ pub fn explain(
     let local = BTreeSet::from([parties.destination.name.clone()]);
     let table = Table::link(program, cluster, local, std::iter::once(&parties))?;
     let judgement = table.judge(0, request, &parties, now)?;
-    let walk = walk(&table, request, &parties)?;
-    let facts = Facts::new(program, cluster, request, &parties, &table, now)?;
-    let policies: Vec<Considered> = facts
-        .key
-        .policies
-        .iter()
-        .filter_map(|id| Some((*id, program.policies.get(id.index())?)))
-        .map(|(id, policy)| facts.consider(id, policy))
-        .collect::<Result<_, _>>()?;
+    let known = Known::new(program, cluster, request, &parties)?;
+    let walk = walk(&table, request, &parties, known.declared)?;
+    let applying = known.key.policies.iter();
+    let applying: Vec<&Policy> = applying
+        .filter_map(|id| program.policies.get(id.index()))
+        .collect();
+    let (policies, trouble) = known.look(&table, request, &parties, now, |seen| {
+        let policies: Vec<Considered> = applying
+            .iter()
+            .map(|policy| known.consider(policy, &seen))
+            .collect();
+        let malformed = seen.malformed.map(|why| why.to_string());
+        let refused = seen.refused.map(|why| why.to_string());
+        (policies, malformed.or(refused))
+    });
     let nearest = match judgement.reason {
         Cause::NoAllowMatched | Cause::DefaultDeny => nearest(&policies),
         _ => None,
     };
     Ok(Explanation {
         judgement,
+        trouble,
         walk,
         policies,
         nearest,
     })
 }
 
-fn walk(table: &Table<'_>, request: &Request, parties: &Parties) -> Result<Walk, String> {
+fn walk(
+    table: &Table<'_>,
+    request: &Request,
+    parties: &Parties,
+    declared: Protocol,
+) -> Result<Walk, String> {
     let words = &table.linked.words[..];
     let scope = table.scope(request, parties)?;
     let class = table.class(0, parties);
@@ -133,6 +150,11 @@ fn walk(table: &Table<'_>, request: &Request, parties: &Parties) -> Result<Walk,
         source: parties.source_name.clone(),
         destination: request.dst.clone(),
         port: request.port,
+        declared: match declared {
+            Protocol::Http => "http",
+            Protocol::Tcp => "tcp",
+            Protocol::Undeclared => "undeclared",
+        },
         scope,
         source_class: class,
         row: decide::index(words, at(words::scope::CLASSES), class),
@@ -145,190 +167,6 @@ fn walk(table: &Table<'_>, request: &Request, parties: &Parties) -> Result<Walk,
         },
         record: cell.record(),
     })
-}
-
-/// Everything that is known of the request, for judging clauses one by one.
-struct Facts<'a> {
-    program: &'a Program,
-    table: &'a Table<'a>,
-    request: &'a Request,
-    authority: Option<String>,
-    key: ScopeKey,
-    source: BTreeSet<AtomId>,
-    connection: Connection<'a>,
-    port: Option<AtomId>,
-    meaning: Meaning,
-    now: u64,
-}
-
-impl<'a> Facts<'a> {
-    fn new(
-        program: &'a Program,
-        cluster: &Cluster,
-        request: &'a Request,
-        parties: &Parties,
-        table: &'a Table<'a>,
-        now: u64,
-    ) -> Result<Self, String> {
-        let destination = &parties.destination;
-        let in_cluster = cluster
-            .pods
-            .iter()
-            .find(|p| p.namespace == destination.name.0 && p.name == destination.name.1);
-        let pod = in_cluster
-            .or(destination.pod.as_ref())
-            .ok_or_else(|| format!("`{}` is gone", request.dst))?;
-        let services: Vec<&Service> = cluster
-            .services
-            .iter()
-            .filter(|s| s.namespace == pod.namespace)
-            .collect();
-        let [v4, v6] = scopes::keys(program, &Attachments::new(program), &services, pod)
-            .map_err(|e| e.to_string())?;
-        let key = if parties.v6 { v6 } else { v4 };
-        let mut classes = Classes::new(program).map_err(|e| e.to_string())?;
-        let class = classes.class(&parties.source).map_err(|e| e.to_string())?;
-        let source = classes
-            .close()
-            .signatures
-            .get(usize::from(class))
-            .map(|atoms| atoms.iter().copied().collect())
-            .unwrap_or_default();
-        let declared = key
-            .ports
-            .get(&request.port)
-            .copied()
-            .unwrap_or(crate::cluster::Protocol::Undeclared);
-        let http = request.protocol == Wire::Http && meanings(declared).contains(&Meaning::Http);
-        let scope = Scope::new(program, key.clone());
-        Ok(Self {
-            program,
-            table,
-            request,
-            authority: parties.authority.clone(),
-            port: scope.port_atoms.get(&request.port).copied(),
-            key,
-            source,
-            connection: Connection {
-                peer: parties.source.address,
-                sni: request.sni.as_deref(),
-            },
-            meaning: if http { Meaning::Http } else { Meaning::Tcp },
-            now,
-        })
-    }
-
-    fn consider(&self, id: crate::ir::PolicyId, policy: &Policy) -> Result<Considered, String> {
-        let mut rules = Vec::with_capacity(policy.rules.len());
-        for ((number, rule), line) in (0u32..).zip(&policy.rules).zip(&policy.lines) {
-            let mut considered = ConsideredRule {
-                rule: number,
-                line: *line,
-                matched: true,
-                failed: None,
-                held: 0,
-            };
-            if policy.action == Action::Allow && self.known().mentions_http(rule) {
-                considered.matched = false;
-                considered.failed =
-                    Some("it asks for HTTP, and the connection is judged as TCP".into());
-            }
-            for clause in &rule.clauses {
-                if !considered.matched {
-                    break;
-                }
-                if self.holds(
-                    RuleRef {
-                        policy: id,
-                        rule: number,
-                    },
-                    clause,
-                )? {
-                    considered.held += 1;
-                } else {
-                    considered.matched = false;
-                    considered.failed = Some(self.program.describe(clause));
-                }
-            }
-            rules.push(considered);
-        }
-        Ok(Considered {
-            policy: policy.qualified_name(),
-            action: match policy.action {
-                Action::Allow => "ALLOW",
-                Action::Deny => "DENY",
-                Action::Audit => "AUDIT",
-                Action::Custom { .. } => "CUSTOM",
-            },
-            dry_run: policy.dry_run,
-            file: policy.file.clone(),
-            rules,
-        })
-    }
-
-    fn known(&self) -> Known<'_> {
-        Known {
-            program: self.program,
-            key: &self.key,
-            source: &self.source,
-            port: self.port,
-            meaning: self.meaning,
-        }
-    }
-
-    /// Whether a clause holds: what the connection leaves open is asked of the requests' engine, as
-    /// a DENY rule of that one clause.
-    fn holds(&self, rule: RuleRef, clause: &Clause) -> Result<bool, String> {
-        let clause = match self.known().clause(clause) {
-            Truth::True => return Ok(true),
-            Truth::False => return Ok(false),
-            Truth::Unknown(clause) => clause,
-        };
-        let stages = Stages {
-            authentications: self.key.authentications.clone(),
-            deny: vec![ResidualRule {
-                rule,
-                clauses: vec![clause],
-            }],
-            otherwise: crate::ir::Otherwise::Allow,
-            ..Stages::default()
-        };
-        let forwarded_for = if self.key.gateway {
-            self.program.mesh.trusted_proxies
-        } else {
-            1
-        };
-        let residual = Residual {
-            http: Some(stages.clone()),
-            tcp: stages,
-            forwarded_for,
-        };
-        let compiled = self
-            .table
-            .engine
-            .compile(&residual)
-            .map_err(|e| e.to_string())?;
-        let mut view = self
-            .request
-            .http
-            .as_ref()
-            .map(|http| HttpRequest::from_json(http, self.now));
-        if let Some(view) = &mut view {
-            view.authority = self.authority.as_deref();
-        }
-        let wire = match self.meaning {
-            Meaning::Http => Wire::Http,
-            Meaning::Tcp => Wire::Tcp,
-        };
-        match self
-            .table
-            .engine
-            .judge(&compiled, wire, self.connection, view.as_ref(), None)
-        {
-            Step::Verdict(outcome) => Ok(outcome.cause == Cause::DenyRule),
-            Step::AskAuthorizer { .. } => Ok(false),
-        }
-    }
 }
 
 /// The ALLOW rule of which most clauses held.

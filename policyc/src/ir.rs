@@ -78,7 +78,8 @@ pub enum Atom {
     Method(Pattern),
     /// The path after normalisation, without the query.
     Path(PathPattern),
-    /// Any line of the header. The name is lower case; pseudo-headers (`:path`) are the raw ones.
+    /// Any line of the header, or all lines as one value where they are joined. The name is lower
+    /// case; `:path` is the target as it is forwarded, query included.
     Header {
         name: String,
         value: Pattern,

@@ -17,5 +17,7 @@ mod rules;
 mod template;
 
 pub use answer::Answer;
-pub use engine::{CompileError, CompiledResidual, Engine, Outcome, Step, Upstream};
+pub use engine::{
+    CompileError, CompiledResidual, Engine, Looked, Outcome, Seen, Step, Upstream, View,
+};
 pub use request::{Connection, HeaderLines, HttpRequest};

@@ -6,7 +6,6 @@ mod lines;
 use std::{
     fs::File,
     io::{BufRead, BufReader, BufWriter, Write, stderr, stdin, stdout},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
@@ -16,7 +15,6 @@ use policyc::{
     request::{Expected, Judgement, Request},
 };
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use self::{engines::Engines, lines::Line};
 use super::{Outcome, sources::SourceArgs};
@@ -47,7 +45,7 @@ pub struct Args {
     engine: EngineChoice,
 
     /// The time at which tokens are checked, as RFC 3339; default the clock
-    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    #[arg(long, value_name = "TIME", value_parser = super::time::seconds)]
     now: Option<u64>,
 }
 
@@ -70,7 +68,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         Err(outcome) => return Ok(outcome),
     };
     let options = Options {
-        now: args.now.map_or_else(clock, Ok)?,
+        now: args.now.map_or_else(super::time::clock, Ok)?,
         jwks: args.sources.key_sets()?,
         catch_all_deny: args.sources.catch_all_deny.into(),
     };
@@ -164,18 +162,4 @@ fn is_expected(request: &Request, result: &Result<Judgement, String>) -> anyhow:
         word(judgement.verdict)
     )?;
     Ok(false)
-}
-
-/// RFC 3339 to seconds since 1970.
-fn seconds(text: &str) -> Result<u64, String> {
-    let time = OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|why| format!("{why}; a time looks like 2026-01-01T00:00:00Z"))?;
-    u64::try_from(time.unix_timestamp()).map_err(|_| "a time before 1970".into())
-}
-
-fn clock() -> anyhow::Result<u64> {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    Ok(since_1970
-        .context("the clock stands before 1970")?
-        .as_secs())
 }

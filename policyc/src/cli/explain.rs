@@ -5,7 +5,6 @@ use std::{
     collections::BTreeMap,
     io::{Write, stdout},
     net::IpAddr,
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
@@ -14,7 +13,9 @@ use policyc::{
     compile::compile,
     diagnostic::Code,
     explain::explain,
-    request::{HeaderValues, Http, IpSource, Request, ServiceAccountSource, SourceRef, Wire},
+    request::{
+        Authorizer, HeaderValues, Http, IpSource, Request, ServiceAccountSource, SourceRef, Wire,
+    },
 };
 
 use super::{
@@ -89,6 +90,22 @@ pub struct Args {
     #[arg(long)]
     sni: Option<String>,
 
+    /// What is on the wire; default http with an HTTP argument, tls with --sni, else tcp
+    #[arg(long, value_enum)]
+    protocol: Option<Protocol>,
+
+    /// Trust domain of the source's identity, where it is not the mesh's
+    #[arg(long, value_name = "DOMAIN")]
+    src_trust_domain: Option<String>,
+
+    /// What an authorizer answers; repeatable
+    #[arg(long, value_name = "NAME=allow|deny|error", value_parser = authorizer)]
+    ext_authz: Vec<(String, Authorizer)>,
+
+    /// The time at which tokens are checked, as RFC 3339; default the clock
+    #[arg(long, value_name = "TIME", value_parser = super::time::seconds)]
+    now: Option<u64>,
+
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
 }
@@ -97,6 +114,14 @@ pub struct Args {
 enum Format {
     Human,
     Json,
+}
+
+/// What is on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Protocol {
+    Tcp,
+    Tls,
+    Http,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
@@ -115,10 +140,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         Err(outcome) => return Ok(outcome),
     };
     let program = compile(&loaded, args.catch_all_deny.into(), &sources.key_sets()?)?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .context("the clock")?
-        .as_secs();
+    let now = args.now.map_or_else(super::time::clock, Ok)?;
     match explain(&program, &loaded.cluster, &request, now) {
         Ok(explanation) => {
             match args.format {
@@ -130,10 +152,36 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             Ok(Outcome::Good)
         }
         Err(why) => {
-            eprintln!("policyc: {why}");
+            eprintln!("policyc: {}", in_arguments(why));
             Ok(Outcome::Bad)
         }
     }
+}
+
+/// Messages name the fields of a request; here these are arguments.
+fn in_arguments(why: String) -> String {
+    [
+        ("`src_ip`", "`--from-ip`"),
+        ("`src.ip`", "`--from`"),
+        ("`src_trust_domain`", "`--src-trust-domain`"),
+        ("`ext_authz`", "`--ext-authz`"),
+        ("`http`", "`--method`"),
+    ]
+    .into_iter()
+    .fold(why, |why, (field, argument)| why.replace(field, argument))
+}
+
+fn authorizer(text: &str) -> Result<(String, Authorizer), String> {
+    let (name, answer) = text
+        .split_once('=')
+        .ok_or_else(|| format!("`{text}` has no `=`"))?;
+    let answer = match answer {
+        "allow" => Authorizer::Allow,
+        "deny" => Authorizer::Deny,
+        "error" => Authorizer::Error,
+        _ => return Err(format!("`{answer}` is none of allow, deny, error")),
+    };
+    Ok((name.into(), answer))
 }
 
 fn page(code: &str) -> anyhow::Result<Outcome> {
@@ -157,22 +205,29 @@ fn request(args: &Args) -> anyhow::Result<Request> {
     } else {
         SourceRef::Pod(from.clone())
     };
-    let http = http(args)?;
+    let mut http = http(args)?;
+    if args.protocol == Some(Protocol::Http) && http.is_none() {
+        http = Some(Http {
+            method: "GET".into(),
+            path: "/".into(),
+            ..Http::default()
+        });
+    }
     Ok(Request {
         id: "explain".into(),
         src,
         src_ip: args.from_ip,
-        src_trust_domain: None,
+        src_trust_domain: args.src_trust_domain.clone(),
         dst: to.clone(),
         port,
-        protocol: match (&http, &args.sni) {
-            (Some(_), _) => Wire::Http,
-            (None, Some(_)) => Wire::Tls,
-            (None, None) => Wire::Tcp,
+        protocol: match (args.protocol, &http, &args.sni) {
+            (Some(Protocol::Http), _, _) | (None, Some(_), _) => Wire::Http,
+            (Some(Protocol::Tls), _, _) | (None, None, Some(_)) => Wire::Tls,
+            (Some(Protocol::Tcp), _, _) | (None, None, None) => Wire::Tcp,
         },
         http,
         sni: args.sni.clone(),
-        ext_authz: None,
+        ext_authz: (!args.ext_authz.is_empty()).then(|| args.ext_authz.iter().cloned().collect()),
         expect: None,
     })
 }

@@ -26,13 +26,15 @@ impl fmt::Display for Explanation {
             write!(f, ")")?;
         }
         writeln!(f)?;
+        if let Some(trouble) = &self.trouble {
+            writeln!(f, "  the request: {trouble}")?;
+        }
         if let Some(nearest) = &self.nearest {
             writeln!(
                 f,
-                "  nearest ALLOW: {} rule {}",
-                nearest.policy, nearest.rule
+                "  nearest ALLOW: {} rule {}\n    {}",
+                nearest.policy, nearest.rule, nearest.failed
             )?;
-            writeln!(f, "  it asks that {}", nearest.failed)?;
         }
 
         let w = &self.walk;
@@ -48,7 +50,11 @@ impl fmt::Display for Explanation {
             w.destination, w.scope
         )?;
         writeln!(f, "  row          {} (class {})", w.row, w.source_class)?;
-        writeln!(f, "  column       {} (port {})", w.port_class, w.port)?;
+        writeln!(
+            f,
+            "  column       {} (port {}, {})",
+            w.port_class, w.port, w.declared
+        )?;
         writeln!(
             f,
             "  cell         {:#010x}: {}, record {}",
@@ -68,12 +74,15 @@ impl fmt::Display for Explanation {
             for rule in &policy.rules {
                 write!(
                     f,
-                    "    rule {} at {}:{} ",
-                    rule.rule, policy.file, rule.line
+                    "    rule {} at {}:{} ({}) ",
+                    rule.rule, policy.file, rule.line, rule.lowered
                 )?;
                 match &rule.failed {
                     None => writeln!(f, "matches")?,
                     Some(failed) => writeln!(f, "does not match:\n      {failed}")?,
+                }
+                if let Some(note) = &rule.note {
+                    writeln!(f, "      {note}")?;
                 }
             }
         }

@@ -2,7 +2,11 @@
 //! Everything is parsed, indexed and numbered when a residual is compiled; judging allocates nothing
 //! unless a token, a changed path or an audit hit makes it.
 
+mod look;
+
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+
+pub use look::{Looked, Seen, View};
 
 use super::{
     answer::{Answer, is_grpc},

@@ -87,7 +87,7 @@ fn a_refused_token_is_told_and_hides_no_other_field() {
             "wants request.headers[x-user] ann; the request has bob",
         ],
     );
-    let expired = "eyJhbGciOiAiSFMyNTYiLCAidHlwIjogIkpXVCJ9.eyJpc3MiOiAiaWRwIiwgInN1YiI6ICJhbm4iLCAiZXhwIjogMX0.mTT";
+    let expired = "eyJhbGciOiAiSFMyNTYiLCAidHlwIjogIkpXVCJ9.eyJpc3MiOiAiaWRwIiwgInN1YiI6ICJhbm4iLCAiZXhwIjogMX0.AAAA";
     let header = format!("authorization=Bearer {expired}");
     let at = |now| http(&["--header", &header, "--now", now]).join("\u{0}");
     let with = |now| {

@@ -168,8 +168,8 @@ fn only_what_custom_may_ask(rule: &mut Rule) {
     rule.from = None;
     if let Some(when) = &mut rule.when {
         when.retain(|c| {
-            !c.key.starts_with("request.auth")
-                && !(c.key.starts_with("source.") && c.key != "source.ip")
+            let identity = c.key.starts_with("source.") && c.key != "source.ip";
+            !(identity || c.key.starts_with("request.auth"))
         });
     }
 }

@@ -27,8 +27,8 @@ fn answering(mut request: Request, answer: Authorizer) -> Request {
 fn the_lowest_rule_is_named() {
     let path = "{to: [{operation: {paths: [/x]}}]}";
     let policies = [
-        policy("b", "rules: [{}]"),
-        policy("a", &format!("rules: [{path}, {{{GET}}}, {{}}]")),
+        policy("b", &format!("rules: [{path}]")),
+        policy("a", &format!("rules: [{path}, {{{GET}}}]")),
     ];
     is_due_to(
         &judged(&policies, &get("/")),
@@ -40,11 +40,22 @@ fn the_lowest_rule_is_named() {
         Cause::AllowRule,
         Some(("shop/a", 0)),
     );
-    is_due_to(
-        &judged(&policies, &bytes()),
-        Cause::AllowRule,
-        Some(("shop/a", 2)),
-    );
+}
+
+#[test]
+fn at_l4_the_lowest_certain_rule_is_named() {
+    let path = "{to: [{operation: {paths: [/x]}}]}";
+    let policies = [
+        policy("b", "rules: [{}]"),
+        policy("a", &format!("rules: [{path}, {{{GET}}}, {{}}]")),
+    ];
+    for request in [get("/x"), bytes()] {
+        is_due_to(
+            &judged(&policies, &request),
+            Cause::AllowRule,
+            Some(("shop/a", 2)),
+        );
+    }
 }
 
 #[test]

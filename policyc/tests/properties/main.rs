@@ -109,22 +109,15 @@ proptest! {
         requests in vec(requests::request(), 1..24),
         catch_all_deny in catch_all(),
     ) {
-        let cluster = world::cluster(policies);
-        let options = options(catch_all_deny);
-        for (request, tables) in requests.iter().zip(tables(&cluster, &options, &requests)) {
-            let oracle = Oracle.judge(&cluster, &options, request);
-            match (oracle, tables) {
-                (Ok(oracle), Ok(tables)) => prop_assert_eq!(
-                    &oracle, &tables,
-                    "the oracle (left) and the tables (right) differ on {:?}", request
-                ),
-                (Err(_), Err(_)) => {}
-                (oracle, tables) => prop_assert!(
-                    false,
-                    "one engine only can judge {request:?}: oracle {oracle:?}, tables {tables:?}"
-                ),
-            }
-        }
+        agree(policies, &requests, &options(catch_all_deny))?;
+    }
+
+    #[test]
+    fn the_tables_answer_one_question_as_the_oracle_does(
+        policy in world::question(),
+        requests in vec(requests::to_http(), 24),
+    ) {
+        agree(vec![policy], &requests, &options(CatchAllDeny::DenyAll))?;
     }
 
     #[test]
@@ -177,6 +170,31 @@ proptest! {
         let policies: Vec<_> = policies.into_iter().chain([base]).collect();
         never_flips(policies, allow, &requests, Expected::Allow, Expected::Deny)?;
     }
+}
+
+/// Both engines say the same of each request, to the last field.
+fn agree(
+    policies: Vec<AuthorizationPolicy>,
+    requests: &[Request],
+    options: &Options,
+) -> Result<(), TestCaseError> {
+    let cluster = world::cluster(policies);
+    for (request, tables) in requests.iter().zip(tables(&cluster, options, requests)) {
+        match (Oracle.judge(&cluster, options, request), tables) {
+            (Ok(oracle), Ok(tables)) => prop_assert_eq!(
+                &oracle,
+                &tables,
+                "the oracle (left) and the tables (right) differ on {:?}",
+                request
+            ),
+            (Err(_), Err(_)) => {}
+            (oracle, tables) => prop_assert!(
+                false,
+                "one engine only can judge {request:?}: oracle {oracle:?}, tables {tables:?}"
+            ),
+        }
+    }
+    Ok(())
 }
 
 /// No request goes from one verdict to the other when the policy is added.

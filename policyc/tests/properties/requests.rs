@@ -76,6 +76,18 @@ pub fn request() -> impl Strategy<Value = Request> {
         )
 }
 
+/// An HTTP request to where tokens are looked for.
+pub fn to_http() -> impl Strategy<Value = Request> {
+    (request(), http()).prop_map(|(request, http)| Request {
+        dst: "a/x".into(),
+        port: 80,
+        protocol: Wire::Http,
+        http: Some(http),
+        sni: None,
+        ..request
+    })
+}
+
 fn http() -> impl Strategy<Value = Http> {
     let claims = option::weighted(
         0.4,

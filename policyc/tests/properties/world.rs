@@ -163,6 +163,21 @@ pub fn policy() -> impl Strategy<Value = AuthorizationPolicy> {
         })
 }
 
+/// A policy that asks one question, of whatever is asked of a/x.
+pub fn question() -> impl Strategy<Value = AuthorizationPolicy> {
+    let action = select(vec![Action::Allow, Action::Deny]);
+    (action, condition()).prop_map(|(action, condition)| AuthorizationPolicy {
+        namespace: "a".into(),
+        name: String::new(),
+        action,
+        rules: Some(vec![Rule {
+            when: Some(vec![condition]),
+            ..Rule::default()
+        }]),
+        ..allow_nothing()
+    })
+}
+
 /// CUSTOM runs before identities are looked at: validation refuses such fields there.
 fn only_what_custom_may_ask(rule: &mut Rule) {
     rule.from = None;

@@ -11,18 +11,22 @@ fn case(name: &str) -> PathBuf {
         .join(name)
 }
 
+/// Explains a request to the port that comes first among the arguments.
 fn explain(name: &str, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_policyc"));
     command.arg("explain");
     for file in ["policies.yaml", "cluster.yaml"] {
         command.arg("-f").arg(case(name).join(file));
     }
+    if !arguments.contains(&"--to") {
+        command.args(["--to", "shop/cart"]);
+    }
     let mesh = case(name).join("mesh.yaml");
     if mesh.exists() {
         command.arg("--mesh").arg(mesh);
     }
     command
-        .args(["--to", "shop/cart", "--port"])
+        .arg("--port")
         .args(arguments)
         .output()
         .expect("policyc should start")
@@ -177,5 +181,51 @@ fn the_wire_and_the_trust_domain_can_be_given() {
         "when-scheme",
         &http(&["--protocol", "tls"]),
         &["and the connection is judged as TCP"],
+    );
+}
+
+#[test]
+fn an_authorizer_that_speaks_http_is_not_asked_about_bytes() {
+    says(
+        "custom-on-bytes",
+        &["9000", "--from", "bank/teller", "--to", "shop/browser"],
+        &[
+            "shop/h (CUSTOM)",
+            "its provider speaks HTTP, and is not asked about TCP",
+        ],
+    );
+}
+
+#[test]
+fn a_catch_all_deny_that_is_the_default_matches_nothing_itself() {
+    says(
+        "tutorial-3-deny-all-plus-allow",
+        &[
+            "80",
+            "--from",
+            "default/frontend",
+            "--to",
+            "default/backend",
+            "--method",
+            "GET",
+            "--path",
+            "/api/v1/data",
+            "--catch-all-deny",
+            "default-deny",
+        ],
+        &["is the workload's default, and matches nothing by itself"],
+    );
+}
+
+#[test]
+fn a_rule_that_audits_matches() {
+    says(
+        "audit-beside-a-refused-token",
+        &http(&["--header", "authorization=Bearer x"]),
+        &[
+            "shop/log (AUDIT)\n    rule 0 at",
+            "(redirect) matches\n",
+            "audited by shop/log rule 0",
+        ],
     );
 }

@@ -119,7 +119,9 @@ pub fn explain(
             .collect();
         let malformed = seen.malformed.map(|why| why.to_string());
         let refused = seen.refused.map(|why| why.to_string());
-        (policies, malformed.or(refused))
+        // At L4 nobody reads what the request says.
+        let read = judgement.layer == Layer::L7;
+        (policies, malformed.or(refused).filter(|_| read))
     });
     let nearest = match judgement.reason {
         Cause::NoAllowMatched | Cause::DefaultDeny => nearest(&policies),
@@ -191,7 +193,6 @@ fn nearest(policies: &[Considered]) -> Option<Nearest> {
     best.map(|(_, nearest)| nearest)
 }
 
-/// Requests as `explain`'s arguments describe them name their sources in the same way everywhere.
 impl Explanation {
     /// The layer in words.
     pub fn decided_in(&self) -> &'static str {

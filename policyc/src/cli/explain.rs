@@ -29,6 +29,8 @@ use super::{
   policyc explain -f manifests/ --from default/frontend --to default/backend --port 80 \\
       --method GET --path /api/v1/data
   policyc explain -f manifests/ --from sa:default/frontend --to default/backend --port 5432
+  policyc explain -f manifests/ --mesh mesh.yaml --from 192.0.2.7 --to default/backend --port 80 \\
+      --header authorization=\"Bearer $TOKEN\" --ext-authz opa=deny --now 2026-01-01T00:00:00Z
   policyc explain P114")]
 pub struct Args {
     /// Code of a diagnostic, such as P114

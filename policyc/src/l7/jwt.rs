@@ -140,19 +140,17 @@ impl Authenticator {
             }
             all.push((provider, found));
         }
-        match failure {
-            Some(why) => {
-                let accepted = verify_each(&all, request.now);
-                accepted.map(|a| self.accept(a)).map_err(|each| {
-                    let mut failure = Some(why);
-                    more_telling(&mut failure, each);
-                    failure.unwrap_or(why)
-                })
+        // Alone, an issuer would say the same again.
+        if all.len() > 1 {
+            match verify_each(&all, request.now) {
+                Ok(accepted) => return Ok(self.accept(accepted)),
+                Err(why) => more_telling(&mut failure, why),
             }
-            None => Ok(match request.claims {
-                Some(claims) => self.accept_claims(claims),
-                None => self.without_token(),
-            }),
+        }
+        match (failure, request.claims) {
+            (Some(why), _) => Err(why),
+            (None, Some(claims)) => Ok(self.accept_claims(claims)),
+            (None, None) => Ok(self.without_token()),
         }
     }
 
@@ -236,14 +234,16 @@ fn verify_each<'a>(
     let mut accepted = Vec::with_capacity(tokens.len());
     for token in tokens.into_iter().rev() {
         let mut failure = None;
-        let looking = all.iter().filter(|(_, found)| found.contains(token));
-        let verified = looking
-            .map(|(provider, _)| {
-                provider
-                    .verify(token, now)
-                    .map(|payload| (*provider, payload))
-            })
-            .find_map(|result| result.map_err(|why| more_telling(&mut failure, why)).ok());
+        let mut verified = None;
+        for (provider, found) in all {
+            if verified.is_some() || !found.contains(token) {
+                continue;
+            }
+            match provider.verify(token, now) {
+                Ok(payload) => verified = Some((provider, payload)),
+                Err(why) => more_telling(&mut failure, why),
+            }
+        }
         let (provider, payload) = verified.ok_or(failure.unwrap_or(Failure::UnknownIssuer))?;
         accepted.push(Accepted {
             place: token.place.clone(),

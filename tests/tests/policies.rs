@@ -6,6 +6,10 @@
 #[expect(dead_code, reason = "requests of HTTP are for the property tests")]
 mod world;
 
+#[path = "../../policyc/tests/properties/requests.rs"]
+#[expect(dead_code, reason = "as above")]
+mod requests;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
 use aya::maps::RingBuf;
@@ -33,9 +37,7 @@ use tests::{
 };
 
 const CLUSTERS: u32 = 120;
-const PORTS: [u16; 4] = [80, TCP_PORT, 82, 83];
-/// Declared to speak no HTTP.
-const TCP_PORT: u16 = 81;
+const PORTS: [u16; 4] = [80, 81, 82, 83];
 /// Where what no pod sent comes in.
 const UPLINK: u32 = 60;
 const OUTSIDE: [&str; 4] = ["192.0.2.7", "10.0.0.200", "2001:db8::7", "fd00::7777"];
@@ -90,12 +92,10 @@ fn the_kernel_decides_random_policies_as_the_oracle_does() {
                 let event = event.expect("each opening segment makes an event");
                 let met = met(answer, &event, &linked, &program);
                 let wanted = wanted(&expected);
-                assert!(
-                    met.verdict == wanted.verdict
-                        && attributed(&met, &wanted, opening.request.port),
-                    "cluster {number}: {met:?}, wanted {wanted:?}: {:?} {expected:?}\n{:#?}",
-                    opening.request,
-                    cluster.policies
+                assert_eq!(
+                    met, wanted,
+                    "cluster {number}: {:?} {expected:?}\n{:#?}",
+                    opening.request, cluster.policies
                 );
                 *seen.entry(wanted.verdict).or_default() += 1;
             }
@@ -129,12 +129,6 @@ fn wanted(expected: &Judgement) -> Met {
         },
         rule: expected.policy.clone().zip(expected.rule),
     }
-}
-
-/// Where HTTP may be spoken, the kernel names what would refuse HTTP: it cannot know that bytes will
-/// come, which another rule may refuse.
-fn attributed(met: &Met, wanted: &Met, port: u16) -> bool {
-    port != TCP_PORT || met.rule == wanted.rule
 }
 
 fn met(answer: i32, event: &Event, linked: &Linked, program: &Program) -> Met {

@@ -129,6 +129,40 @@ fn hostile_texts_are_refused() {
 }
 
 #[test]
+fn open_brackets_take_no_time_and_many_values_no_memory() {
+    let begun = std::time::Instant::now();
+    let open = format!("a: {}", "[".repeat(100_000));
+    refused("a.yaml", &open, Code::TooDeep, 1, 1);
+    let pairs = (0..10_000)
+        .map(|i| format!("a{i}: 1, "))
+        .collect::<String>();
+    let flow = format!("a: {{\n{}}}\n", format!("{pairs}\n").repeat(600));
+    refused(
+        "a.yaml",
+        &flow[..flow.len().min(63 << 20)],
+        Code::TooLarge,
+        1,
+        1,
+    );
+    assert!(begun.elapsed().as_secs() < 20, "both are seen by counting");
+}
+
+#[test]
+fn a_bracket_that_closes_at_the_margin_hides_no_word() {
+    let text = "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {\n  \"name\": \
+                \"d\"\n}\nspec: {\n  \"rules\": [{\"to\": [{\"operation\": {\"methods\": [on], \
+                \"ports\": [\"80\"]}}]}]\n}\n";
+    refused("a.yaml", text, Code::NotAString, 7, 48);
+}
+
+#[test]
+fn a_lone_carriage_return_hides_no_document() {
+    let text = format!("# a comment\n{POLICY}").replace('\n', "\r");
+    let policies = accepted("a.yaml", &text).cluster.policies;
+    assert_eq!(policies.len(), 1, "libyaml ends the comment there");
+}
+
+#[test]
 fn folders_are_searched_in_order_and_files_read_once() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let write = |name: &str, text: &str| {

@@ -40,7 +40,7 @@ pub fn documents(text: &str) -> Vec<Range<usize>> {
 
 /// Reads one value, which must be all of `text`.
 pub fn read(text: &str) -> Result<(Value, Vec<(Fault, Path)>), Failure> {
-    let builder = Builder::new(text.len(), NODES_MAX);
+    let builder = Builder::json(text.len(), NODES_MAX);
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = builder
         .deserialize(&mut deserializer)

@@ -173,16 +173,8 @@ impl Reader<'_> {
     /// A string as kubectl would read one.
     pub fn string(&mut self, node: &Node<'_>) -> Option<String> {
         match node.value {
-            Value::String(text) => {
-                if let Some(what) = kubectl_reads_as(text) {
-                    let at = self.at(node);
-                    if self.sources.is_plain(at.document, &at.path) {
-                        return self.quote_it(node, text, what);
-                    }
-                }
-                Some(text.clone())
-            }
-            Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {
+            Value::String(text) => Some(text.clone()),
+            Value::Word(_) | Value::Bool(_) | Value::Integer(_) | Value::Float(_) => {
                 let text = self.written(node);
                 self.quote_it(node, &text, node.value.kind())
             }
@@ -192,11 +184,9 @@ impl Reader<'_> {
 
     /// A list of strings. Members that are wrong are reported and left out.
     pub fn strings(&mut self, node: &Node<'_>) -> Option<Vec<String>> {
-        if let Value::String(_) | Value::Integer(_) | Value::Bool(_) | Value::Float(_) = node.value
-        {
+        if !matches!(node.value, Value::Null | Value::List(_) | Value::Map(_)) {
             let (name, text) = (node.name(), self.written(node));
             let message = format!("`{name}` wants a list, and this is {}", node.value.kind());
-            let text = text.trim_matches(['"', '\'']);
             self.error(
                 Code::WrongType,
                 node,
@@ -231,15 +221,8 @@ impl Reader<'_> {
         match node.value {
             Value::Bool(value) => Some(*value),
             // `yes` is a boolean to kubectl, and a string to the YAML of today.
-            Value::String(text) => {
-                let at = self.at(node);
-                let plain = self.sources.is_plain(at.document, &at.path);
-                match kubectl_reads_as(text).filter(|_| plain) {
-                    Some("true") => Some(true),
-                    Some("false") => Some(false),
-                    _ => self.wrong_type(node, "true or false", node.value),
-                }
-            }
+            Value::Word(text) if kubectl_reads_as(text) == Some("true") => Some(true),
+            Value::Word(text) if kubectl_reads_as(text) == Some("false") => Some(false),
             other => self.wrong_type(node, "true or false", other),
         }
     }
@@ -301,11 +284,7 @@ impl Reader<'_> {
     }
 
     fn check_key(&mut self, key: &Key, child: &Node<'_>) {
-        let at = self.at(child);
-        let ambiguous = key.not_a_string
-            || kubectl_reads_as(&key.text).is_some()
-                && self.sources.is_plain_key(at.document, &at.path);
-        if ambiguous {
+        if key.not_a_string {
             let message = format!("the key `{}` is not a string to kubectl", key.text);
             self.error(
                 Code::NotAString,
@@ -339,14 +318,15 @@ impl Reader<'_> {
         None
     }
 
-    /// The value as the text has it.
+    /// The scalar as the text has it, without its quotes.
     fn written(&self, node: &Node<'_>) -> String {
         let at = self.at(node);
         let place = self.sources.place(at.document, &at.path, false);
         let text = place.and_then(|p| p.text.get(p.span)).unwrap_or("");
+        let text = text.trim().trim_matches(['"', '\'']);
         match text.is_empty() || text.len() > 60 {
             true => String::from("value"),
-            false => text.trim().to_owned(),
+            false => text.to_owned(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where each key and value of one document is, built only when a diagnostic asks.
 //!
 //! serde gives values without positions. So a document that something is said about is read a
-//! second time, by an event-level YAML parser or by a small JSON scanner, into a tree of spans.
+//! second time into a tree of spans: YAML by the same reader, JSON by a small scanner.
 
 mod json;
 mod yaml;
@@ -29,10 +29,6 @@ pub struct Positions {
 struct Node {
     key: Option<Range<usize>>,
     value: Range<usize>,
-    /// A YAML scalar without quotes and without a tag.
-    plain: bool,
-    /// A key that is a plain scalar.
-    plain_key: bool,
     children: Children,
 }
 
@@ -42,7 +38,6 @@ enum Children {
     Scalar,
     Map(Vec<(String, usize)>),
     List(Vec<usize>),
-    Alias(usize),
 }
 
 impl Positions {
@@ -62,24 +57,9 @@ impl Positions {
         let Some(node) = node else { return 0..0 };
         match &node.key {
             Some(key) if about_key || !whole => key.clone(),
-            Some(key) if !matches!(node.children, Children::Scalar | Children::Alias(_)) => {
-                key.clone()
-            }
+            Some(key) if !matches!(node.children, Children::Scalar) => key.clone(),
             _ => self.head(node),
         }
-    }
-
-    /// Whether the scalar at this path is written without quotes.
-    pub fn is_plain(&self, path: &Path) -> bool {
-        match self.walk(path) {
-            (Some(node), true) => self.target(node).plain,
-            _ => false,
-        }
-    }
-
-    /// Whether the key that this path ends with is written without quotes.
-    pub fn is_plain_key(&self, path: &Path) -> bool {
-        matches!(self.walk(path), (Some(node), true) if node.plain_key)
     }
 
     /// The deepest node on the path, and whether the whole path was followed.
@@ -88,7 +68,7 @@ impl Positions {
             return (None, false);
         };
         for step in &path.0 {
-            let child = match (&self.target(node).children, step) {
+            let child = match (&node.children, step) {
                 // The last of several equal keys: the one that a duplicate is reported at.
                 (Children::Map(entries), Step::Key(key)) => {
                     entries.iter().rfind(|(k, _)| k == key).map(|(_, i)| *i)
@@ -107,19 +87,12 @@ impl Positions {
         (Some(node), true)
     }
 
-    fn target<'a>(&'a self, node: &'a Node) -> &'a Node {
-        match node.children {
-            Children::Alias(target) => self.nodes.get(target).unwrap_or(node),
-            _ => node,
-        }
-    }
-
     /// The beginning of a value: a scalar whole, of a collection its first key or item.
     fn head(&self, node: &Node) -> Range<usize> {
         let first = match &node.children {
             Children::Map(entries) => entries.first().map(|(_, i)| *i),
             Children::List(items) => items.first().copied(),
-            Children::Scalar | Children::Alias(_) => None,
+            Children::Scalar => None,
         };
         match first.and_then(|index| self.nodes.get(index)) {
             Some(child) => match &child.key {

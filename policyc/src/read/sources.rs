@@ -99,16 +99,6 @@ impl Sources {
         }
     }
 
-    /// Whether the scalar at this path is written without quotes.
-    pub(crate) fn is_plain(&self, id: DocumentId, path: &Path) -> bool {
-        self.positions(id).is_some_and(|p| p.is_plain(path))
-    }
-
-    /// Whether the last key of this path is written without quotes.
-    pub(crate) fn is_plain_key(&self, id: DocumentId, path: &Path) -> bool {
-        self.positions(id).is_some_and(|p| p.is_plain_key(path))
-    }
-
     pub(super) fn add_file(&mut self, name: String, text: String) -> usize {
         let lines = OnceCell::new();
         self.files.push(File { name, text, lines });

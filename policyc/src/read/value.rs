@@ -5,10 +5,9 @@
 
 use std::{cell::RefCell, collections::HashSet, fmt};
 
-use serde::de::{
-    Deserialize, DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, EnumAccess, Error, MapAccess, SeqAccess, Visitor};
 
+use super::yaml;
 use crate::diagnostic::{Path, Step};
 
 /// A value, with the keys of a mapping in the order of the text.
@@ -19,6 +18,8 @@ pub enum Value {
     Integer(i128),
     Float(f64),
     String(String),
+    /// A YAML scalar without quotes that kubectl does not read as a string, such as `on` or `080`.
+    Word(String),
     List(Vec<Value>),
     Map(Vec<(Key, Value)>),
 }
@@ -27,7 +28,7 @@ pub enum Value {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Key {
     pub text: String,
-    /// The text has it as a number, a boolean or null, without quotes.
+    /// The text has it as what kubectl reads as a number, a boolean or null, without quotes.
     pub not_a_string: bool,
 }
 
@@ -39,6 +40,7 @@ impl Value {
             Self::Bool(_) => "a boolean",
             Self::Integer(_) | Self::Float(_) => "a number",
             Self::String(_) => "a string",
+            Self::Word(text) => yaml::kubectl_reads_as(text).unwrap_or("a string"),
             Self::List(_) => "a list",
             Self::Map(_) => "a mapping",
         }
@@ -73,7 +75,10 @@ pub enum Fault {
 }
 
 /// Collects faults while a tree is built, and stops one that grows beyond its text.
-pub struct Builder {
+pub struct Builder<'t> {
+    /// The text, where it is YAML: a string that is a part of it may stand there without quotes.
+    yaml: Option<&'t str>,
+    with_duplicates: bool,
     state: RefCell<State>,
 }
 
@@ -92,12 +97,20 @@ pub const FOREIGN_TAG: &str = "a tag that Kubernetes does not know";
 /// Faults kept for one document: past that many, more would only be noise.
 const FAULTS_MAX: usize = 100;
 
-impl Builder {
-    /// A builder for a document of `text_bytes`.
+impl<'t> Builder<'t> {
+    /// A builder for a YAML document.
+    pub fn yaml(text: &'t str, nodes_max: usize) -> Self {
+        Self {
+            yaml: Some(text),
+            ..Self::json(text.len(), nodes_max)
+        }
+    }
+
+    /// A builder for a JSON document of `text_bytes`, in which every string has quotes.
     ///
     /// Without aliases a document cannot have more nodes or string bytes than its text has bytes
     /// (an escape may stand for up to twice its own length), so the budget only stops aliases.
-    pub fn new(text_bytes: usize, nodes_max: usize) -> Self {
+    pub fn json(text_bytes: usize, nodes_max: usize) -> Self {
         let state = State {
             path: Vec::new(),
             faults: Vec::new(),
@@ -105,7 +118,17 @@ impl Builder {
             bytes_left: text_bytes.saturating_mul(2).saturating_add(16 << 20),
         };
         Self {
+            yaml: None,
+            with_duplicates: false,
             state: RefCell::new(state),
+        }
+    }
+
+    /// Keeps every one of several equal keys, where only the first one is kept otherwise.
+    pub fn with_duplicates(self) -> Self {
+        Self {
+            with_duplicates: true,
+            ..self
         }
     }
 
@@ -127,6 +150,11 @@ impl Builder {
         }
     }
 
+    /// Whether a string that was found in the text is a word that kubectl reads as something else.
+    fn is_word(&self, part: &str) -> bool {
+        yaml::kubectl_reads_as(part).is_some() && self.yaml.is_some_and(|t| yaml::is_plain(t, part))
+    }
+
     fn inside<T>(&self, step: Step, build: impl FnOnce() -> T) -> T {
         self.state.borrow_mut().path.push(step);
         let built = build();
@@ -144,14 +172,14 @@ impl Builder {
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &Builder {
+impl<'de> DeserializeSeed<'de> for &Builder<'_> {
     type Value = Value;
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for &Builder {
+impl<'de> Visitor<'de> for &Builder<'_> {
     type Value = Value;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -192,6 +220,13 @@ impl<'de> Visitor<'de> for &Builder {
         self.spend(value.len())?;
         Ok(Value::String(value.to_owned()))
     }
+    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Value, E> {
+        self.spend(value.len())?;
+        Ok(match self.is_word(value) {
+            true => Value::Word(value.to_owned()),
+            false => Value::String(value.to_owned()),
+        })
+    }
     fn visit_string<E: Error>(self, value: String) -> Result<Value, E> {
         self.spend(value.len())?;
         Ok(Value::String(value))
@@ -211,7 +246,7 @@ impl<'de> Visitor<'de> for &Builder {
         self.spend(0)?;
         let mut entries: Vec<(Key, Value)> = Vec::new();
         let mut seen: HashSet<String> = HashSet::new();
-        while let Some(key) = access.next_key::<Key>()? {
+        while let Some(key) = access.next_key_seed(KeySeed(self))? {
             self.spend(key.text.len())?;
             if key.text == "<<" {
                 self.fault(Fault::MergeKey, &key.text);
@@ -222,7 +257,7 @@ impl<'de> Visitor<'de> for &Builder {
             }
             let step = Step::Key(key.text.clone());
             let value = self.inside(step, || access.next_value_seed(self))?;
-            if !duplicate {
+            if !duplicate || self.with_duplicates {
                 entries.push((key, value));
             }
         }
@@ -245,52 +280,51 @@ fn is_duplicate(entries: &[(Key, Value)], seen: &mut HashSet<String>, key: &str)
     !seen.insert(key.to_owned())
 }
 
-impl<'de> Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(KeyVisitor)
+/// Reads a key, as a scalar of any kind.
+struct KeySeed<'b, 't>(&'b Builder<'t>);
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_, '_> {
+    type Value = Key;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Key, D::Error> {
+        deserializer.deserialize_any(self)
     }
 }
 
-struct KeyVisitor;
-
-impl KeyVisitor {
-    fn other<E: Error>(text: String) -> Result<Key, E> {
+impl KeySeed<'_, '_> {
+    fn key<E: Error>(text: impl ToString, not_a_string: bool) -> Result<Key, E> {
         Ok(Key {
-            text,
-            not_a_string: true,
+            text: text.to_string(),
+            not_a_string,
         })
     }
 }
 
-impl<'de> Visitor<'de> for KeyVisitor {
+impl<'de> Visitor<'de> for KeySeed<'_, '_> {
     type Value = Key;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a string as the key")
     }
     fn visit_str<E: Error>(self, value: &str) -> Result<Key, E> {
-        self.visit_string(value.to_owned())
+        Self::key(value, false)
     }
-    fn visit_string<E: Error>(self, text: String) -> Result<Key, E> {
-        Ok(Key {
-            text,
-            not_a_string: false,
-        })
+    fn visit_borrowed_str<E: Error>(self, value: &'de str) -> Result<Key, E> {
+        Self::key(value, self.0.is_word(value))
     }
     fn visit_bool<E: Error>(self, value: bool) -> Result<Key, E> {
-        Self::other(value.to_string())
+        Self::key(value, true)
     }
     fn visit_i64<E: Error>(self, value: i64) -> Result<Key, E> {
-        Self::other(value.to_string())
+        Self::key(value, true)
     }
     fn visit_u64<E: Error>(self, value: u64) -> Result<Key, E> {
-        Self::other(value.to_string())
+        Self::key(value, true)
     }
     fn visit_f64<E: Error>(self, value: f64) -> Result<Key, E> {
-        Self::other(value.to_string())
+        Self::key(value, true)
     }
     fn visit_unit<E: Error>(self) -> Result<Key, E> {
-        Self::other("null".into())
+        Self::key("null", true)
     }
     fn visit_none<E: Error>(self) -> Result<Key, E> {
         self.visit_unit()

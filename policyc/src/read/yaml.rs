@@ -1,9 +1,9 @@
-//! YAML documents to values. The only module that knows serde_yaml.
+//! YAML documents to values. The only module that knows serde_yaml, with the one that reads a
+//! document again for its positions.
 //!
-//! serde_yaml keeps all events of a document in memory before it gives the first value, so what is
-//! large or looks deeply nested is first walked event by event, with a limit on both.
+//! serde_yaml keeps all events of a document in memory before it gives the first value, and its
+//! time grows with the brackets that are open at once; so both are bounded before it begins.
 
-use saphyr_parser::{Event, Parser};
 use serde::de::DeserializeSeed;
 
 use super::value::{Builder, FOREIGN_TAG, Fault, OVER_BUDGET, Value};
@@ -13,10 +13,11 @@ use crate::diagnostic::Path;
 pub const DOCUMENT_BYTES_MAX: usize = 64 << 20;
 /// Bytes of one line of YAML. Minified JSON may have longer ones; it has its own reader.
 pub const LINE_BYTES_MAX: usize = 1 << 20;
-/// Collections within collections.
-pub const DEPTH_MAX: usize = 100;
-/// Scalars, collections and aliases of one document.
-const EVENTS_MAX: usize = 6_000_000;
+/// Brackets that are open at once. Those in texts count as well, so this is far more than what the
+/// reader takes, 127 collections within collections.
+const OPEN_MAX: usize = 1_000;
+/// Places in one document where a value may begin: lines, items and keys.
+const PLACES_MAX: usize = 8_000_000;
 /// Values of one document after its aliases are followed.
 const NODES_MAX: usize = 8_000_000;
 
@@ -39,20 +40,47 @@ pub enum Failure {
 /// Reads one document. Lines and columns count from 1 within `text`; a line of 0 is unknown.
 pub fn read(text: &str) -> Result<(Value, Vec<(Fault, Path)>), Failure> {
     check_size(text)?;
-    if looks_unusual(text) {
-        walk(text)?;
-    }
-    let builder = Builder::new(text.len(), NODES_MAX);
-    match builder.deserialize_one(text) {
-        Ok(value) => Ok((value, builder.into_faults())),
-        Err(error) => Err(failure(&error)),
-    }
+    let builder = Builder::yaml(text, NODES_MAX);
+    let value = build(&builder, text)?;
+    Ok((value, builder.into_faults()))
 }
 
-impl Builder {
-    fn deserialize_one(&self, text: &str) -> Result<Value, serde_yaml::Error> {
-        self.deserialize(serde_yaml::Deserializer::from_str(text))
+/// The value of a document that was read before, with every one of several equal keys.
+pub fn shape(text: &str) -> Result<Value, Failure> {
+    check_size(text)?;
+    build(&Builder::yaml(text, NODES_MAX).with_duplicates(), text)
+}
+
+fn build(builder: &Builder<'_>, text: &str) -> Result<Value, Failure> {
+    let read = builder.deserialize(serde_yaml::Deserializer::from_str(text));
+    read.map_err(|error| failure(&error))
+}
+
+/// Where a string is that was borrowed from the text.
+pub fn range_of(text: &str, part: &str) -> Option<std::ops::Range<usize>> {
+    let start = (part.as_ptr() as usize).checked_sub(text.as_ptr() as usize)?;
+    let range = start..start.checked_add(part.len())?;
+    text.get(range.clone()).map(|_| range)
+}
+
+/// Whether a string that was borrowed from the text stands there without quotes and without a tag.
+/// A quote behind it can only be the end of its own: a plain scalar would have taken it in.
+pub fn is_plain(text: &str, part: &str) -> bool {
+    let Some(range) = range_of(text, part) else {
+        return false;
+    };
+    if text[range.end..].starts_with(['"', '\'']) {
+        return false;
     }
+    let line = text[..range.start]
+        .rfind(['\n', '\r'])
+        .map_or(0, |at| at + 1);
+    let before = text[line..range.start].trim_end();
+    let last = before
+        .rsplit([' ', '\t', '[', ',', '{'])
+        .next()
+        .unwrap_or("");
+    !(last.starts_with('!') && before.len() < range.start - line)
 }
 
 fn check_size(text: &str) -> Result<(), Failure> {
@@ -68,54 +96,32 @@ fn check_size(text: &str) -> Result<(), Failure> {
             LINE_BYTES_MAX >> 10
         )));
     }
-    Ok(())
+    check_shape(text)
 }
 
-/// A cheap look that never misses a deep or huge document, and may suspect a harmless one.
-fn looks_unusual(text: &str) -> bool {
-    const SUSPECT: usize = 40;
-    if text.len() > LINE_BYTES_MAX {
-        return true;
-    }
-    let (mut open, mut opened_max) = (0usize, 0usize);
-    for line in text.lines() {
-        let indent = line.len() - line.trim_start_matches([' ', '-', '?', '\t']).len();
-        if indent > SUSPECT * 2 {
-            return true;
-        }
-        for byte in line.bytes() {
-            match byte {
-                b'[' | b'{' => open += 1,
-                b']' | b'}' => open = open.saturating_sub(1),
-                _ => {}
-            }
-            opened_max = opened_max.max(open);
-        }
-    }
-    opened_max > SUSPECT
-}
-
-fn walk(text: &str) -> Result<(), Failure> {
-    let (mut depth, mut events) = (0usize, 0usize);
-    for event in Parser::new_from_str(text) {
-        // A syntax error is reported by the reader proper, in its own words.
-        let Ok((event, _)) = event else { return Ok(()) };
-        match event {
-            Event::SequenceStart(..) | Event::MappingStart(..) => depth += 1,
-            Event::SequenceEnd | Event::MappingEnd => depth = depth.saturating_sub(1),
+/// Counts what may nest and what may be a value, in texts and comments as well: never too few.
+fn check_shape(text: &str) -> Result<(), Failure> {
+    let (mut open, mut places) = (0usize, 0usize);
+    let mut before = b'\n';
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => (open, places) = (open + 1, places + 1),
+            b']' | b'}' => open = open.saturating_sub(1),
+            b',' | b'\n' => places += 1,
+            b' ' if matches!(before, b':' | b'-' | b'?') => places += 1,
             _ => {}
         }
-        events += 1;
-        if depth > DEPTH_MAX {
+        if open > OPEN_MAX {
             return Err(Failure::TooDeep);
         }
-        if events > EVENTS_MAX {
-            return Err(Failure::TooLarge(format!(
-                "a YAML document has more than {EVENTS_MAX} values"
-            )));
-        }
+        before = byte;
     }
-    Ok(())
+    match places > PLACES_MAX {
+        true => Err(Failure::TooLarge(format!(
+            "a YAML document has more than {PLACES_MAX} lines, items and keys"
+        ))),
+        false => Ok(()),
+    }
 }
 
 fn failure(error: &serde_yaml::Error) -> Failure {
@@ -172,7 +178,13 @@ fn is_number(plain: &str) -> bool {
         let rest = digits.strip_prefix(prefix);
         rest.is_some_and(|r| !r.is_empty() && r.chars().all(|c| c.is_digit(radix)))
     };
-    if prefixed("0x", 16) || prefixed("0X", 16) || prefixed("0o", 8) || prefixed("0b", 2) {
+    if prefixed("0x", 16)
+        || prefixed("0X", 16)
+        || prefixed("0o", 8)
+        || prefixed("0O", 8)
+        || prefixed("0b", 2)
+        || prefixed("0B", 2)
+    {
         return true;
     }
     let (mantissa, exponent) = match digits.find(['e', 'E']) {

@@ -1,180 +1,213 @@
-//! Spans of a YAML document, from an event-level parser.
+//! Spans of a YAML document, from the reader that gave its values, so that both agree on every text.
+//!
+//! serde_yaml tells no positions, but it borrows a scalar from the text where it can, and then the
+//! scalar is where its bytes are. The others (escapes, blocks, folded lines, aliases) are found
+//! behind what came before them. A first pass learns the shape, so that a second one may ask for
+//! every scalar as a string.
 
-use std::{borrow::Cow, collections::HashMap, ops::Range};
+mod cursor;
 
-use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span, Tag};
+use std::{cell::RefCell, fmt, ops::Range};
 
+use serde::de::{DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+use self::cursor::Cursor;
 use super::{Children, Node, Positions};
-
-/// Collections within collections, as in the reader itself.
-const DEPTH_MAX: usize = 128;
+use crate::read::{value::Value, yaml};
 
 pub fn positions(text: &str) -> Positions {
-    let mut tree = Tree::new(text);
-    for event in Parser::new_from_str(text) {
-        let Ok((event, span)) = event else { break };
-        if !tree.event(event, span) {
-            break;
-        }
+    let Ok(shape) = yaml::shape(text) else {
+        return Positions::default();
+    };
+    let tree = RefCell::new(Tree {
+        cursor: Cursor::new(text),
+        alias: None,
+        nodes: Vec::new(),
+    });
+    let root = Seed {
+        tree: &tree,
+        shape: &shape,
+        key: None,
+    };
+    // What was read once is read again; if not, the spans up to there are all that there is.
+    let _ = root.deserialize(serde_yaml::Deserializer::from_str(text));
+    Positions {
+        nodes: tree.into_inner().nodes,
     }
-    Positions { nodes: tree.nodes }
 }
 
-struct Tree {
+struct Tree<'t> {
+    cursor: Cursor<'t>,
+    /// The alias whose collection is being followed: it is elsewhere in the text.
+    alias: Option<Range<usize>>,
     nodes: Vec<Node>,
-    /// Collections that are open, outermost first.
-    open: Vec<Open>,
-    anchors: HashMap<usize, usize>,
-    offsets: Offsets,
 }
 
-struct Open {
-    node: usize,
-    /// The key that waits for its value, in a mapping.
-    key: Option<(String, Range<usize>, bool)>,
-}
-
-impl Tree {
-    fn new(text: &str) -> Self {
-        Self {
-            nodes: Vec::new(),
-            open: Vec::new(),
-            anchors: HashMap::new(),
-            offsets: Offsets::new(text),
+impl Tree<'_> {
+    /// The span of a scalar: of `part`, where that was borrowed from the text.
+    fn scalar(&mut self, part: Option<&str>) -> Range<usize> {
+        match &self.alias {
+            Some(alias) => part
+                .and_then(|part| self.cursor.borrowed(part))
+                .unwrap_or_else(|| alias.clone()),
+            None => self.cursor.scalar(part),
         }
     }
 
-    /// Takes one event; false: stop here.
-    fn event(&mut self, event: Event<'_>, span: Span) -> bool {
-        let value = self.offsets.range(span);
-        match event {
-            Event::Scalar(text, style, anchor, tag) => self.scalar(text, style, anchor, tag, value),
-            Event::Alias(anchor) => {
-                let target = self.anchors.get(&anchor).copied().unwrap_or(0);
-                if !self.take_key(String::new(), value.clone(), false) {
-                    self.add(value, Children::Alias(target), 0, false);
-                }
-            }
-            Event::SequenceStart(anchor, _) => {
-                let node = self.add(value, Children::List(Vec::new()), anchor, false);
-                self.open.push(Open { node, key: None });
-            }
-            Event::MappingStart(anchor, _) => {
-                let node = self.add(value, Children::Map(Vec::new()), anchor, false);
-                self.open.push(Open { node, key: None });
-            }
-            Event::SequenceEnd | Event::MappingEnd => {
-                self.open.pop();
-            }
-            Event::DocumentEnd => return false,
-            _ => {}
-        }
-        self.open.len() <= DEPTH_MAX
-    }
-
-    fn scalar(
-        &mut self,
-        text: Cow<'_, str>,
-        style: ScalarStyle,
-        anchor: usize,
-        tag: Option<Cow<'_, Tag>>,
-        value: Range<usize>,
-    ) {
-        let plain = style == ScalarStyle::Plain && tag.is_none();
-        if !self.take_key(text.into_owned(), value.clone(), plain) {
-            self.add(value, Children::Scalar, anchor, plain);
-        }
-    }
-
-    /// Keeps a scalar that stands where the innermost mapping wants a key.
-    fn take_key(&mut self, text: String, span: Range<usize>, plain: bool) -> bool {
-        let Some(open) = self.open.last_mut() else {
-            return false;
-        };
-        let is_map = self
-            .nodes
-            .get(open.node)
-            .is_some_and(|n| matches!(n.children, Children::Map(_)));
-        if is_map && open.key.is_none() {
-            open.key = Some((text, span, plain));
-            return true;
-        }
-        false
-    }
-
-    fn add(
-        &mut self,
-        value: Range<usize>,
-        children: Children,
-        anchor: usize,
-        plain: bool,
-    ) -> usize {
-        let index = self.nodes.len();
-        let mut node = Node {
-            value,
+    /// A new node, of which only the key is known.
+    fn add(&mut self, key: Option<Range<usize>>, children: Children) -> usize {
+        self.nodes.push(Node {
+            key,
+            value: 0..0,
             children,
-            plain,
-            ..Node::default()
+        });
+        self.nodes.len() - 1
+    }
+}
+
+/// Reads one value, whose shape is known.
+struct Seed<'a, 't> {
+    tree: &'a RefCell<Tree<'t>>,
+    shape: &'a Value,
+    key: Option<Range<usize>>,
+}
+
+impl<'a, 't> Seed<'a, 't> {
+    /// Enters a collection; the second value is the alias to go back to, where it is one itself.
+    fn enter(&self, children: Children) -> (usize, bool) {
+        let mut tree = self.tree.borrow_mut();
+        let index = tree.add(self.key.clone(), children);
+        let mut by_alias = false;
+        let span = match &tree.alias {
+            Some(alias) => alias.clone(),
+            None => {
+                let span = tree.cursor.collection();
+                by_alias = tree.cursor.is_alias(&span);
+                span
+            }
         };
-        if let Some(open) = self.open.last_mut() {
-            let key = open.key.take();
-            match (&mut self.nodes[open.node].children, key) {
-                (Children::Map(entries), Some((text, span, plain_key))) => {
-                    entries.push((text, index));
-                    node.key = Some(span);
-                    node.plain_key = plain_key;
-                }
-                (Children::List(items), _) => items.push(index),
-                _ => {}
+        tree.nodes[index].value = span.clone();
+        if by_alias {
+            tree.alias = Some(span);
+        }
+        (index, by_alias)
+    }
+
+    fn leave(&self, by_alias: bool) {
+        if by_alias {
+            self.tree.borrow_mut().alias = None;
+        }
+    }
+
+    fn scalar(self, part: Option<&str>) {
+        let mut tree = self.tree.borrow_mut();
+        let index = tree.add(self.key, Children::Scalar);
+        tree.nodes[index].value = tree.scalar(part);
+    }
+
+    /// Moves to the next item of a list, and gives the number of its node.
+    fn item(&self) -> usize {
+        let mut tree = self.tree.borrow_mut();
+        if tree.alias.is_none() {
+            tree.cursor.item();
+        }
+        tree.nodes.len()
+    }
+
+    fn child(&self, shape: &'a Value, key: Option<Range<usize>>) -> Seed<'a, 't> {
+        Seed {
+            tree: self.tree,
+            shape,
+            key,
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Seed<'_, '_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self.shape {
+            Value::List(_) => deserializer.deserialize_seq(self),
+            Value::Map(_) => deserializer.deserialize_map(self),
+            _ => deserializer.deserialize_str(self),
+        }
+    }
+}
+
+impl<'de> Visitor<'de> for Seed<'_, '_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("what was read before")
+    }
+    fn visit_str<E: Error>(self, _: &str) -> Result<(), E> {
+        self.scalar(None);
+        Ok(())
+    }
+    fn visit_borrowed_str<E: Error>(self, part: &'de str) -> Result<(), E> {
+        self.scalar(Some(part));
+        Ok(())
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        let (index, by_alias) = self.enter(Children::List(Vec::new()));
+        let Value::List(items) = self.shape else {
+            return Ok(());
+        };
+        for item in items {
+            let child = self.item();
+            if access.next_element_seed(self.child(item, None))?.is_none() {
+                break;
+            }
+            if let Children::List(list) = &mut self.tree.borrow_mut().nodes[index].children {
+                list.push(child);
             }
         }
-        if anchor > 0 {
-            self.anchors.insert(anchor, index);
-        }
-        self.nodes.push(node);
-        index
+        self.leave(by_alias);
+        Ok(())
     }
-}
-
-/// Turns the parser's lines and columns, in characters, into byte offsets. Events come in the order
-/// of the text, so a long line is walked once and not once an event.
-struct Offsets {
-    text: String,
-    line_starts: Vec<usize>,
-    /// Line, column and byte offset of the last answer.
-    last: (usize, usize, usize),
-}
-
-impl Offsets {
-    fn new(text: &str) -> Self {
-        let mut line_starts = vec![0];
-        line_starts.extend(text.match_indices('\n').map(|(at, _)| at + 1));
-        Self {
-            text: text.to_owned(),
-            line_starts,
-            last: (0, 0, 0),
-        }
-    }
-
-    fn range(&mut self, span: Span) -> Range<usize> {
-        let start = self.offset(span.start);
-        start..self.offset(span.end).max(start)
-    }
-
-    fn offset(&mut self, marker: Marker) -> usize {
-        let line = marker.line().saturating_sub(1);
-        let Some(start) = self.line_starts.get(line).copied() else {
-            return self.text.len();
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        let (index, by_alias) = self.enter(Children::Map(Vec::new()));
+        let Value::Map(entries) = self.shape else {
+            return Ok(());
         };
-        let (from_column, from) = match self.last {
-            (l, column, at) if l == line && column <= marker.col() => (column, at),
-            _ => (0, start),
-        };
-        let at = self.text[from..]
-            .char_indices()
-            .nth(marker.col() - from_column)
-            .map_or(self.text.len(), |(at, _)| from + at);
-        self.last = (line, marker.col(), at);
-        at
+        for (key, value) in entries {
+            let Some(span) = access.next_key_seed(KeySeed(self.tree))? else {
+                break;
+            };
+            let child = self.tree.borrow().nodes.len();
+            access.next_value_seed(self.child(value, Some(span)))?;
+            if let Children::Map(map) = &mut self.tree.borrow_mut().nodes[index].children {
+                map.push((key.text.clone(), child));
+            }
+        }
+        self.leave(by_alias);
+        Ok(())
     }
 }
+
+/// Reads a key, for its span alone.
+struct KeySeed<'a, 't>(&'a RefCell<Tree<'t>>);
+
+impl<'de> DeserializeSeed<'de> for KeySeed<'_, '_> {
+    type Value = Range<usize>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeySeed<'_, '_> {
+    type Value = Range<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+    fn visit_str<E: Error>(self, _: &str) -> Result<Self::Value, E> {
+        Ok(self.0.borrow_mut().scalar(None))
+    }
+    fn visit_borrowed_str<E: Error>(self, part: &'de str) -> Result<Self::Value, E> {
+        Ok(self.0.borrow_mut().scalar(Some(part)))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// Label that names the Gateway a gateway pod belongs to.
-const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
+pub const GATEWAY_NAME: &str = "gateway.networking.k8s.io/gateway-name";
 /// Label of the gateways that Istio itself installs.
 const CLASSIC: &str = "istio";
 /// Label that tells a waypoint from other gateways.

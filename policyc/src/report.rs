@@ -143,7 +143,8 @@ fn nodes_matter(world: &Cluster) -> bool {
     world.pods.len() > words::LOCAL_SCOPES_MAX as usize
 }
 
-fn labels(program: &Program) -> Vec<RuleLabel> {
+/// The labels of all rules, in order.
+pub fn labels(program: &Program) -> Vec<RuleLabel> {
     let mut labels = Vec::new();
     for policy in &program.policies {
         for ((number, rule), line) in (0u32..).zip(&policy.rules).zip(&policy.lines) {
@@ -217,12 +218,24 @@ impl fmt::Display for Report {
         if self.labels.is_empty() {
             return Ok(());
         }
+        write!(f, "\n{}", Table(&self.labels))
+    }
+}
+
+/// Labels for people: a line a rule. No rules are no text.
+pub struct Table<'a>(pub &'a [RuleLabel]);
+
+impl fmt::Display for Table<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.is_empty() {
+            return Ok(());
+        }
         writeln!(
             f,
-            "\n{:<40} {:<12} {:<13} undeclared port",
+            "{:<40} {:<12} {:<13} undeclared port",
             "rule", "http port", "tcp port"
         )?;
-        for rule in self.labels.iter().take(LISTED) {
+        for rule in self.0.iter().take(LISTED) {
             writeln!(
                 f,
                 "{:<40} {:<12} {:<13} {}",
@@ -232,8 +245,8 @@ impl fmt::Display for Report {
                 rule.undeclared.name()
             )?;
         }
-        if self.labels.len() > LISTED {
-            writeln!(f, "... and {} more", self.labels.len() - LISTED)?;
+        if self.0.len() > LISTED {
+            writeln!(f, "... and {} more", self.0.len() - LISTED)?;
         }
         Ok(())
     }

@@ -146,6 +146,45 @@ fn programs_get_one_json_array_whatever_happens() {
 }
 
 #[test]
+fn people_see_how_each_rule_is_lowered() {
+    let folder = folder();
+    let rules = GOOD.replace(
+        "spec: {}",
+        "spec: {rules: [{to: [{operation: {ports: ['80']}}]}, {to: [{operation: {methods: [GET]}}]}]}",
+    );
+    let (out, _) = texts(&policyc(folder.path(), &["check", "-f", "-"], &rules));
+    let expected =
+        "rule                                     http port    tcp port      undeclared port
+default/good rule 0                      exact        exact         exact
+default/good rule 1                      redirect     never-matches redirect
+
+checked 1 policy and 0 pods and workloads: no problems
+";
+    assert_eq!(out, expected, "as `compile` reports it");
+}
+
+#[test]
+fn what_istio_would_deny_and_we_would_not_is_never_compiled() {
+    let folder = folder();
+    let policy = GOOD.replace(
+        "spec: {}",
+        "spec: {action: DENY, rules: [{from: [{source: {namespaces: ['*sa']}}]}]}",
+    );
+    for args in [
+        &["check", "-f", "-"][..],
+        &["compile", "-f", "-", "-o", "bundle.bin"],
+    ] {
+        let output = policyc(folder.path(), args, &policy);
+        assert_eq!(output.status.code(), Some(1), "{args:?}");
+        assert!(texts(&output).1.contains("error[P403]"), "{output:?}");
+    }
+    assert!(
+        !folder.path().join("bundle.bin").exists(),
+        "nothing written"
+    );
+}
+
+#[test]
 fn a_code_is_explained_with_example_reason_and_fix() {
     let folder = folder();
     let (out, _) = texts(&policyc(folder.path(), &["explain", "p301"], ""));

@@ -61,7 +61,8 @@ fn each_lint_has_a_case() {
     let all: String = cases().into_iter().map(|c| c.text).collect();
     for code in diagnostic::Code::all() {
         let text = code.as_str();
-        if text.starts_with("P3") {
+        // P401 is for values that validation lets slip through; none is known.
+        if text > "P300" && text != "P401" {
             assert!(
                 all.contains(&format!("# expect: {text} ")),
                 "{text} has no case"

@@ -3,7 +3,7 @@
 use std::io::{Write, stdout};
 
 use clap::ValueEnum;
-use policyc::{diagnostic, lint};
+use policyc::{diagnostic, lint, report};
 
 use super::{
     Outcome,
@@ -36,9 +36,16 @@ enum Format {
 
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let (loaded, mut found) = args.sources.read();
+    let mut labels = Vec::new();
     // With an error, what a lint would say may be wrong.
     if !diagnostic::any_error(&found) {
-        found.extend(lint::lint(&loaded, args.sources.catch_all_deny.into())?);
+        match lint::check(&loaded, args.sources.catch_all_deny.into()) {
+            Ok((lints, program)) => {
+                found.extend(lints);
+                labels = report::labels(&program);
+            }
+            Err(error) => found.push(lint::unresolved(&loaded, &error)),
+        }
     }
     let outcome = outcome(&found, args.deny_warnings);
     match args.format {
@@ -48,6 +55,9 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         }
         Format::Human => {
             underline(&found, &loaded);
+            if !labels.is_empty() {
+                writeln!(stdout(), "{}", report::Table(&labels))?;
+            }
             writeln!(stdout(), "{}", account(&loaded.cluster, &summary(&found)))?;
         }
     }
@@ -74,7 +84,12 @@ fn account(cluster: &policyc::cluster::Cluster, problems: &str) -> String {
             ""
         };
         text += &format!(
-            "; {skipped} objects of other kinds skipped ({}{more})",
+            "; {} skipped ({}{more})",
+            counted(
+                usize::try_from(skipped).unwrap_or(usize::MAX),
+                "object of another kind",
+                "objects of other kinds"
+            ),
             kinds.join(", ")
         );
     }

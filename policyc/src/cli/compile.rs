@@ -8,9 +8,12 @@ use std::{
 
 use anyhow::Context;
 use clap::ValueEnum;
-use policyc::{bundle, compile::compile, inventory::Inventory, report};
+use policyc::{bundle, compile::compile, diagnostic, inventory::Inventory, lint, report};
 
-use super::{Outcome, sources::SourceArgs};
+use super::{
+    Outcome,
+    sources::{SourceArgs, print},
+};
 
 /// Compiles policies to a bundle
 #[derive(clap::Args, Debug)]
@@ -46,11 +49,16 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
         Ok(loaded) => loaded,
         Err(outcome) => return Ok(outcome),
     };
-    let program = compile(
-        &loaded,
-        args.sources.catch_all_deny.into(),
-        &args.sources.key_sets()?,
-    )?;
+    let catch_all_deny = args.sources.catch_all_deny.into();
+    let found = match lint::faithful(&loaded, catch_all_deny) {
+        Ok(found) => found,
+        Err(error) => vec![lint::unresolved(&loaded, &error)],
+    };
+    print(&found, &loaded);
+    if diagnostic::any_error(&found) {
+        return Ok(Outcome::Bad);
+    }
+    let program = compile(&loaded, catch_all_deny, &args.sources.key_sets()?)?;
     let report = match report::report(&program, &loaded.cluster) {
         Ok(report) => report,
         Err(error) => {

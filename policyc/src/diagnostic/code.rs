@@ -85,6 +85,12 @@ pub enum Code {
     StrayDash,
     ProtocolDisagreement,
     UnknownProvider,
+    EmptyNamespace,
+    // Lowering.
+    NotCompiled,
+    NotServed,
+    WiderInIstio,
+    FilterMetadata,
 }
 
 /// Every code with its variant, sorted by code.
@@ -162,6 +168,11 @@ const CODES: &[(&str, Code)] = &[
     ("P322", Code::StrayDash),
     ("P323", Code::ProtocolDisagreement),
     ("P324", Code::UnknownProvider),
+    ("P325", Code::EmptyNamespace),
+    ("P401", Code::NotCompiled),
+    ("P402", Code::NotServed),
+    ("P403", Code::WiderInIstio),
+    ("P404", Code::FilterMetadata),
 ];
 
 impl Code {

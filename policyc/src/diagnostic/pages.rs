@@ -2,6 +2,7 @@
 
 mod cluster;
 mod lints;
+mod lowering;
 mod policy;
 mod reading;
 mod tokens;
@@ -29,6 +30,7 @@ impl Code {
             policy::PAGES,
             tokens::PAGES,
             cluster::PAGES,
+            lowering::PAGES,
             lints::PAGES,
         ];
         let mut all = pages.into_iter().flatten();

@@ -2,42 +2,41 @@
 //! without a common value, a principal outside of the namespaces beside it.
 
 use super::{
-    fields::{self, Field},
-    value::covers,
+    fields::{self, Field, Part},
+    value::Values,
     world::{World, name, rule_path, rules},
 };
 use crate::{
     ast::{AuthorizationPolicy, Condition, Rule, Source},
-    diagnostic::{Code, Diagnostic, Path, Severity},
+    diagnostic::{Code, Diagnostic, Severity},
 };
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (_, policy) in world.policies() {
-        for (source, path) in fields::sources(policy) {
-            pairs(world, policy, &fields::source(source, &path), &mut found);
-        }
-        for (operation, path) in fields::operations(policy) {
+        let values = world.values(policy);
+        for (source, part) in fields::sources(policy) {
             pairs(
                 world,
                 policy,
-                &fields::operation(operation, &path),
+                values,
+                &fields::source(source, part),
                 &mut found,
             );
         }
-        for (condition, path) in fields::conditions(policy) {
-            pairs(
-                world,
-                policy,
-                &fields::condition(condition, &path),
-                &mut found,
-            );
+        for (operation, part) in fields::operations(policy) {
+            let fields = fields::operation(operation, part);
+            pairs(world, policy, values, &fields, &mut found);
         }
-        for (source, path) in fields::sources(policy) {
-            elsewhere(world, policy, source, &path, &mut found);
+        for (condition, part) in fields::conditions(policy) {
+            let fields = fields::condition(condition, part);
+            pairs(world, policy, values, &fields, &mut found);
+        }
+        for (source, part) in fields::sources(policy) {
+            elsewhere(world, policy, source, part, &mut found);
         }
         for (i, rule) in rules(policy) {
-            repeated_keys(world, policy, rule, &rule_path(policy, i), &mut found);
+            repeated_keys(world, policy, rule, i, &mut found);
         }
     }
     found
@@ -47,6 +46,7 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
 fn pairs(
     world: &World<'_>,
     policy: &AuthorizationPolicy,
+    values: Values<'_>,
     fields: &[Field<'_>],
     found: &mut Vec<Diagnostic>,
 ) {
@@ -57,7 +57,8 @@ fn pairs(
         let Some(negative) = negative else { continue };
         let excluded = |value: &String| {
             let wide = negative.values.iter();
-            wide.clone().find(|wide| covers(positive.name, wide, value))
+            wide.clone()
+                .find(|wide| values.cover(positive.name, wide, value))
         };
         let all = positive
             .values
@@ -73,7 +74,7 @@ fn pairs(
                 policy,
                 Code::Contradiction,
                 Severity::Warning,
-                positive.path.index(i),
+                positive.path().index(i),
                 format!(
                     "`{value}` is excluded by `{by}` in the not-form of the same field, {effect}"
                 ),
@@ -88,7 +89,7 @@ fn elsewhere(
     world: &World<'_>,
     policy: &AuthorizationPolicy,
     source: &Source,
-    path: &Path,
+    part: Part<'_>,
     found: &mut Vec<Diagnostic>,
 ) {
     let (Some(principals), Some(namespaces)) = (&source.principals, &source.namespaces) else {
@@ -107,7 +108,7 @@ fn elsewhere(
             policy,
             Code::Contradiction,
             Severity::Warning,
-            path.key("principals").index(i),
+            part.path().key("principals").index(i),
             format!(
                 "`{principal}` is in namespace `{namespace}`, which `namespaces` beside it does \
                  not name, so it never matches"
@@ -122,9 +123,10 @@ fn repeated_keys(
     world: &World<'_>,
     policy: &AuthorizationPolicy,
     rule: &Rule,
-    path: &Path,
+    number: usize,
     found: &mut Vec<Diagnostic>,
 ) {
+    let compared = world.values(policy);
     let conditions = rule.when.as_deref().unwrap_or_default();
     for (i, second) in conditions.iter().enumerate() {
         let Some(values) = &second.values else {
@@ -139,7 +141,7 @@ fn repeated_keys(
             let meets = |a: &String| {
                 values
                     .iter()
-                    .any(|b| covers(&second.key, a, b) || covers(&second.key, b, a))
+                    .any(|b| compared.cover(&second.key, a, b) || compared.cover(&second.key, b, a))
             };
             let wild = |v: &String| v.contains('*');
             first.key == second.key
@@ -152,7 +154,7 @@ fn repeated_keys(
                 policy,
                 Code::Contradiction,
                 Severity::Warning,
-                path.key("when").index(i).key("values"),
+                rule_path(policy, number).key("when").index(i).key("values"),
                 format!(
                     "an earlier condition asks for other values of `{}`, and both must hold, so \
                      the rule never matches",

@@ -3,9 +3,12 @@
 
 use std::collections::BTreeSet;
 
-use super::world::{World, rule_path, rules};
+use super::{
+    rule::{has_http, may_match_port},
+    world::{World, rule_path, rules},
+};
 use crate::{
-    ast::{Action, AuthorizationPolicy, Operation, Rule},
+    ast::{Action, AuthorizationPolicy},
     cluster::Protocol,
     diagnostic::{Code, Diagnostic, Severity},
 };
@@ -59,46 +62,4 @@ fn report(
         "name the HTTP ports in `ports`, or give the port a name such as `http-web` if it does \
          speak HTTP",
     )
-}
-
-fn has_http(rule: &Rule) -> bool {
-    let in_source = rule.from.iter().flatten().any(|source| {
-        source.request_principals.is_some() || source.not_request_principals.is_some()
-    });
-    let in_operation = rule.to.iter().flatten().any(is_http);
-    let in_condition = rule
-        .when
-        .iter()
-        .flatten()
-        .any(|condition| condition.key.starts_with("request."));
-    in_source || in_operation || in_condition
-}
-
-fn is_http(operation: &Operation) -> bool {
-    let lists = [
-        &operation.hosts,
-        &operation.not_hosts,
-        &operation.methods,
-        &operation.not_methods,
-        &operation.paths,
-        &operation.not_paths,
-    ];
-    lists.iter().any(|list| list.is_some())
-}
-
-/// Whether the rule's ports leave this one in.
-fn may_match_port(rule: &Rule, port: u16) -> bool {
-    let is = |list: &Option<Vec<String>>| {
-        let mut values = list.iter().flatten();
-        values.any(|value| value.parse() == Ok(port))
-    };
-    let operations = rule.to.as_deref();
-    let by_operation = operations.is_none_or(|list| {
-        list.iter()
-            .any(|o| (o.ports.is_none() || is(&o.ports)) && !is(&o.not_ports))
-    });
-    let by_condition = rule.when.iter().flatten().all(|c| {
-        c.key != "destination.port" || (c.values.is_none() || is(&c.values)) && !is(&c.not_values)
-    });
-    by_operation && by_condition
 }

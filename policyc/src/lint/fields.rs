@@ -1,23 +1,67 @@
 //! The lists of values in a rule, each with its name and its place.
 
-use super::world::rule_path;
 use crate::{
-    ast::{AuthorizationPolicy, Condition, Operation, Source},
+    ast::{AuthorizationPolicy, Condition, Operation, Rule, Source},
     diagnostic::Path,
 };
 
 /// A list of values that is written.
+#[derive(Clone, Copy)]
 pub struct Field<'a> {
     /// As in YAML; of a condition the attribute's key.
     pub name: &'a str,
     /// `notX` or `notValues`.
     pub negative: bool,
     pub values: &'a [String],
-    pub path: Path,
+    part: Part<'a>,
+    key: &'static str,
+}
+
+/// A part of a rule: a source, an operation or a condition. Its path is only built for a finding.
+#[derive(Clone, Copy)]
+pub struct Part<'a> {
+    object: &'a Path,
+    pub rule: usize,
+    /// `from`, `to` or `when`.
+    list: &'static str,
+    item: usize,
+}
+
+impl Part<'static> {
+    /// For a comparison that reports nothing.
+    pub const NOWHERE: Self = {
+        static NOWHERE: Path = Path(Vec::new());
+        Self {
+            object: &NOWHERE,
+            rule: 0,
+            list: "",
+            item: 0,
+        }
+    };
+}
+
+impl Part<'_> {
+    /// Where the part is in its document.
+    pub fn path(&self) -> Path {
+        let rule = self.object.key("spec").key("rules").index(self.rule);
+        let item = rule.key(self.list).index(self.item);
+        match self.list {
+            "from" => item.key("source"),
+            "to" => item.key("operation"),
+            _ => item,
+        }
+    }
+}
+
+impl Field<'_> {
+    /// Where the list is in its document.
+    pub fn path(&self) -> Path {
+        self.part.path().key(self.key)
+    }
 }
 
 /// The fields of a source, absent ones left out.
-pub fn source<'a>(source: &'a Source, path: &Path) -> Vec<Field<'a>> {
+pub fn source<'a>(source: &'a Source, part: Part<'a>) -> Vec<Field<'a>> {
     let lists = [
         ("principals", &source.principals),
         ("notPrincipals", &source.not_principals),
@@ -34,11 +78,11 @@ pub fn source<'a>(source: &'a Source, path: &Path) -> Vec<Field<'a>> {
         ("remoteIpBlocks", &source.remote_ip_blocks),
         ("notRemoteIpBlocks", &source.not_remote_ip_blocks),
     ];
-    written(&lists, path)
+    written(&lists, part)
 }
 
 /// The fields of an operation, absent ones left out.
-pub fn operation<'a>(operation: &'a Operation, path: &Path) -> Vec<Field<'a>> {
+pub fn operation<'a>(operation: &'a Operation, part: Part<'a>) -> Vec<Field<'a>> {
     let lists = [
         ("hosts", &operation.hosts),
         ("notHosts", &operation.not_hosts),
@@ -49,71 +93,83 @@ pub fn operation<'a>(operation: &'a Operation, path: &Path) -> Vec<Field<'a>> {
         ("paths", &operation.paths),
         ("notPaths", &operation.not_paths),
     ];
-    written(&lists, path)
+    written(&lists, part)
 }
 
 /// The two lists of a condition, under the name of its key.
-pub fn condition<'a>(condition: &'a Condition, path: &Path) -> Vec<Field<'a>> {
+pub fn condition<'a>(condition: &'a Condition, part: Part<'a>) -> Vec<Field<'a>> {
     let lists = [
         ("values", &condition.values),
         ("notValues", &condition.not_values),
     ];
-    let mut fields = written(&lists, path);
+    let mut fields = written(&lists, part);
     for field in &mut fields {
         field.name = &condition.key;
     }
     fields
 }
 
-/// All sources of a policy, with their paths.
-pub fn sources(policy: &AuthorizationPolicy) -> impl Iterator<Item = (&Source, Path)> {
-    parts(policy).flat_map(|(rule, path)| {
-        let list = path.key("from");
-        let part = move |(i, source)| (source, list.index(i).key("source"));
-        rule.from.iter().flatten().enumerate().map(part)
-    })
+/// All sources of a policy, with their places.
+pub fn sources(policy: &AuthorizationPolicy) -> impl Iterator<Item = (&Source, Part<'_>)> {
+    parts(policy, "from", |rule| rule.from.as_deref())
 }
 
-/// All operations of a policy, with their paths.
-pub fn operations(policy: &AuthorizationPolicy) -> impl Iterator<Item = (&Operation, Path)> {
-    parts(policy).flat_map(|(rule, path)| {
-        let list = path.key("to");
-        let part = move |(i, operation)| (operation, list.index(i).key("operation"));
-        rule.to.iter().flatten().enumerate().map(part)
-    })
+/// All operations of a policy, with their places.
+pub fn operations(policy: &AuthorizationPolicy) -> impl Iterator<Item = (&Operation, Part<'_>)> {
+    parts(policy, "to", |rule| rule.to.as_deref())
 }
 
-/// All conditions of a policy, with their paths.
-pub fn conditions(policy: &AuthorizationPolicy) -> impl Iterator<Item = (&Condition, Path)> {
-    parts(policy).flat_map(|(rule, path)| {
-        let list = path.key("when");
-        let part = move |(i, condition)| (condition, list.index(i));
-        rule.when.iter().flatten().enumerate().map(part)
-    })
+/// All conditions of a policy, with their places.
+pub fn conditions(policy: &AuthorizationPolicy) -> impl Iterator<Item = (&Condition, Part<'_>)> {
+    parts(policy, "when", |rule| rule.when.as_deref())
 }
 
 /// Every list of values of a policy.
 pub fn all(policy: &AuthorizationPolicy) -> Vec<Field<'_>> {
     let mut fields = Vec::new();
-    fields.extend(sources(policy).flat_map(|(s, path)| source(s, &path)));
-    fields.extend(operations(policy).flat_map(|(o, path)| operation(o, &path)));
-    fields.extend(conditions(policy).flat_map(|(c, path)| condition(c, &path)));
+    for (item, part) in sources(policy) {
+        fields.extend(source(item, part));
+    }
+    for (item, part) in operations(policy) {
+        fields.extend(operation(item, part));
+    }
+    for (item, part) in conditions(policy) {
+        fields.extend(condition(item, part));
+    }
     fields
 }
 
-fn parts(policy: &AuthorizationPolicy) -> impl Iterator<Item = (&crate::ast::Rule, Path)> {
+fn parts<'a, T: 'a>(
+    policy: &'a AuthorizationPolicy,
+    list: &'static str,
+    items: impl Fn(&'a Rule) -> Option<&'a [T]>,
+) -> impl Iterator<Item = (&'a T, Part<'a>)> {
     let rules = policy.rules.iter().flatten().enumerate();
-    rules.map(|(i, rule)| (rule, rule_path(policy, i)))
+    rules.flat_map(move |(number, rule)| {
+        let items = items(rule).unwrap_or_default().iter().enumerate();
+        items.map(move |(i, item)| {
+            let part = Part {
+                object: &policy.object,
+                rule: number,
+                list,
+                item: i,
+            };
+            (item, part)
+        })
+    })
 }
 
-fn written<'a>(lists: &[(&'static str, &'a Option<Vec<String>>)], path: &Path) -> Vec<Field<'a>> {
+fn written<'a>(
+    lists: &[(&'static str, &'a Option<Vec<String>>)],
+    part: Part<'a>,
+) -> Vec<Field<'a>> {
     let given = |(name, list): &(&'static str, &'a Option<Vec<String>>)| {
-        let values = list.as_deref()?;
         Some(Field {
             name,
             negative: name.starts_with("not"),
-            values,
-            path: path.key(name),
+            values: list.as_deref()?,
+            part,
+            key: name,
         })
     };
     lists.iter().filter_map(given).collect()

@@ -25,7 +25,7 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
                         policy,
                         Code::OverBroadSuffix,
                         Severity::Warning,
-                        field.path.index(i),
+                        field.path().index(i),
                         format!("`{value}` also matches `{example}`"),
                         format!("write `\"{fix}\"`, or name the values"),
                     ));
@@ -43,14 +43,27 @@ fn example(field: &str, value: &str) -> Option<(String, String)> {
     if !starts_inside {
         return None;
     }
+    let host = matches!(field, "hosts" | "notHosts" | "connection.sni")
+        || field.eq_ignore_ascii_case("request.headers[:authority]")
+        || field.eq_ignore_ascii_case("request.headers[host]");
     match field {
-        "hosts" | "notHosts" => Some((format!("evil{rest}"), format!("*.{rest}"))),
+        _ if host => Some((format!("evil{rest}"), format!("*.{rest}"))),
         "principals" | "notPrincipals" | "source.principal" if !rest.contains("/ns/") => Some((
             format!("{}/ns/any/sa/evil-{rest}", "cluster.local"),
             format!("*/sa/{rest}"),
         )),
         "namespaces" | "notNamespaces" | "source.namespace" => {
             Some((format!("evil{rest}"), format!("*-{rest}")))
+        }
+        "trustDomains" | "notTrustDomains" | "source.trustDomain" => {
+            Some((format!("evil{rest}"), format!("*.{rest}")))
+        }
+        // ISTIO: with a slash in it, the star stands for the beginning of the issuer.
+        "requestPrincipals" | "notRequestPrincipals" | "request.auth.principal" => {
+            match rest.split_once('/') {
+                Some(_) => Some((format!("https://evil{rest}"), format!("https://{rest}"))),
+                None => Some((format!("any-issuer/evil{rest}"), format!("*/{rest}"))),
+            }
         }
         _ => None,
     }

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 
 use super::{
     fields,
+    rule::may_allow,
     world::{Target, World, enforces, rules},
 };
 use crate::{
-    ast::{Action, AuthorizationPolicy, Rule},
+    ast::{Action, AuthorizationPolicy},
     diagnostic::{Code, Diagnostic, Severity},
 };
 
@@ -33,11 +34,11 @@ fn named_ports(
         .filter(|f| matches!(f.name, "ports" | "notPorts" | "destination.port"))
         .peekable();
     let targets: Vec<_> = world.targets_of(number).collect();
-    // A pod may listen on ports that it does not declare; one that declares none says nothing.
-    let silent = targets.iter().any(|t| t.template.ports.is_empty());
-    if fields.peek().is_none() || targets.is_empty() || silent {
+    if fields.peek().is_none() || targets.is_empty() {
         return;
     }
+    // A pod that declares no port may listen on any; what others declare still says something.
+    let silent = targets.iter().all(|t| t.template.ports.is_empty());
     let own: BTreeSet<u16> = targets.iter().flat_map(|t| declared(world, t)).collect();
     for field in fields {
         for (i, value) in field.values.iter().enumerate() {
@@ -55,16 +56,22 @@ fn named_ports(
                     ),
                     format!("policies see the pods' port: write \"{target}\""),
                 ),
+                None if silent => continue,
                 None => (
                     Code::UndeclaredPort,
                     format!(
                         "no container of {} declares port {port}",
-                        world.names(targets.iter().copied())
+                        world.names(
+                            targets
+                                .iter()
+                                .copied()
+                                .filter(|t| !t.template.ports.is_empty())
+                        )
                     ),
                     format!("declared are {}", list(&own)),
                 ),
             };
-            let path = field.path.index(i);
+            let path = field.path().index(i);
             found.push(world.about(policy, code, Severity::Warning, path, message, help));
         }
     }
@@ -108,14 +115,13 @@ fn closed_ports(
     let mut closed: BTreeSet<u16> = BTreeSet::new();
     let mut on = Vec::new();
     for target in world.targets_of(number) {
-        let policies = target.policies.iter();
-        let allows: Vec<&AuthorizationPolicy> = policies
-            .filter_map(|p| world.cluster.policies.get(*p))
-            .filter(|p| enforces(p, &Action::Allow))
-            .collect();
         let open = |port: u16| {
-            let mut all = allows.iter().flat_map(|p| p.rules.iter().flatten());
-            all.any(|rule| may_open(rule, port))
+            let protocol = world.protocol(target, port);
+            let allows = world
+                .policies_of(target)
+                .filter(|p| enforces(p, &Action::Allow));
+            let mut all = allows.flat_map(|p| p.rules.iter().flatten());
+            all.any(|rule| may_allow(rule, port, protocol))
         };
         let before = closed.len();
         closed.extend(
@@ -146,22 +152,6 @@ fn closed_ports(
         ),
         "add a rule for the port, or remove it from the pod if nobody should reach it",
     ));
-}
-
-fn may_open(rule: &Rule, port: u16) -> bool {
-    let is = |list: &Option<Vec<String>>| {
-        let mut values = list.iter().flatten();
-        values.any(|value| value.parse() == Ok(port))
-    };
-    let by_operation = rule.to.as_ref().is_none_or(|list| {
-        list.iter()
-            .any(|o| (o.ports.is_none() || is(&o.ports)) && !is(&o.not_ports))
-    });
-    by_operation
-        && rule.when.iter().flatten().all(|c| {
-            c.key != "destination.port"
-                || (c.values.is_none() || is(&c.values)) && !is(&c.not_values)
-        })
 }
 
 fn list(ports: &BTreeSet<u16>) -> String {

@@ -23,7 +23,7 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
             policy,
             Code::SourceRewritten,
             Severity::Warning,
-            field.path.clone(),
+            field.path(),
             format!(
                 "Service `{}/{}` of type {} replaces the caller's address by a node's, so `{}` \
                  does not see who calls from outside",

@@ -1,8 +1,11 @@
 //! A dash too many turns an AND into an OR: two rules where one was meant, or two sources.
 
-use super::world::{World, rule_path, rules};
+use super::{
+    fields::{self, Field, Part},
+    world::{World, rule_path, rules},
+};
 use crate::{
-    ast::{AuthorizationPolicy, Rule, Source},
+    ast::{AuthorizationPolicy, Rule},
     diagnostic::{Code, Diagnostic, Path, Severity, Step},
 };
 
@@ -27,33 +30,66 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
                 ));
             }
         }
-        for (i, rule) in list.iter().enumerate() {
-            let sources = rule.from.as_deref().unwrap_or_default();
-            let list = rule_path(policy, i).key("from");
-            for (j, pair) in sources.windows(2).enumerate() {
-                let [first, second] = pair else { continue };
-                if let (Some(a), Some(b)) = (only_kind(first), only_kind(second))
-                    && a != b
-                    && (a == "ipBlocks"
-                        || b == "ipBlocks"
-                        || a.starts_with("not")
-                        || b.starts_with("not"))
-                {
-                    found.push(report(
-                        world,
-                        policy,
-                        list.index(j + 1),
-                        format!(
-                            "this is a second source: a caller that matches `{a}` above or `{b}` \
-                             here matches, not only one that matches both"
-                        ),
-                        format!("if both must hold, write `{b}` in the same source as `{a}`"),
-                    ));
-                }
-            }
-        }
+        let sources = fields::sources(policy).map(|(s, part)| (fields::source(s, part), part));
+        items(world, policy, sources, may_be_one_source, &mut found);
+        let operations =
+            fields::operations(policy).map(|(o, part)| (fields::operation(o, part), part));
+        items(world, policy, operations, |a, b| a != b, &mut found);
     }
     found
+}
+
+/// Compares each item of a list with the one above it, where both have one field alone.
+fn items<'a>(
+    world: &World<'_>,
+    policy: &AuthorizationPolicy,
+    items: impl Iterator<Item = (Vec<Field<'a>>, Part<'a>)>,
+    suspect: fn(&str, &str) -> bool,
+    found: &mut Vec<Diagnostic>,
+) {
+    let mut above: Option<(usize, &str)> = None;
+    for (fields, part) in items {
+        let only = match fields.as_slice() {
+            [one] => Some(one.name),
+            _ => None,
+        };
+        if let (Some((rule, a)), Some(b)) = (above, only)
+            && rule == part.rule
+            && suspect(a, b)
+        {
+            let mut path = part.path();
+            let inner = path.0.pop();
+            let inner = match inner {
+                Some(Step::Key(key)) => key,
+                _ => String::new(),
+            };
+            let who = match inner.as_str() {
+                "source" => "a caller",
+                _ => "a request",
+            };
+            found.push(report(
+                world,
+                policy,
+                path,
+                format!(
+                    "this is a second {inner}: {who} that matches `{a}` above or `{b}` here \
+                     matches, not only one that matches both"
+                ),
+                format!("if both must hold, write `{b}` in the same {inner} as `{a}`"),
+            ));
+        }
+        above = only.map(|name| (part.rule, name));
+    }
+}
+
+/// Two identities are often meant as alternatives; an address or a token beside an identity, or an
+/// exclusion beside anything, seldom is.
+fn may_be_one_source(a: &str, b: &str) -> bool {
+    let narrows = |name: &str| {
+        name.starts_with("not")
+            || matches!(name, "ipBlocks" | "remoteIpBlocks" | "requestPrincipals")
+    };
+    a != b && (narrows(a) || narrows(b))
 }
 
 fn report(
@@ -83,30 +119,3 @@ fn only_part(rule: &Rule) -> Option<&'static str> {
         _ => None,
     }
 }
-
-/// The one field that a source has.
-fn only_kind(source: &Source) -> Option<&'static str> {
-    let path = Path::default();
-    let fields = super::fields::source(source, &path);
-    match fields.as_slice() {
-        [one] => KINDS.into_iter().find(|kind| *kind == one.name),
-        _ => None,
-    }
-}
-
-const KINDS: [&str; 14] = [
-    "principals",
-    "notPrincipals",
-    "requestPrincipals",
-    "notRequestPrincipals",
-    "namespaces",
-    "notNamespaces",
-    "serviceAccounts",
-    "notServiceAccounts",
-    "trustDomains",
-    "notTrustDomains",
-    "ipBlocks",
-    "notIpBlocks",
-    "remoteIpBlocks",
-    "notRemoteIpBlocks",
-];

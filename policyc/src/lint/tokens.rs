@@ -30,7 +30,7 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
             policy,
             Code::TokensNotVerified,
             Severity::Warning,
-            field.path.clone(),
+            field.path(),
             format!(
                 "no RequestAuthentication verifies tokens for {subject}, {effect} `{}`",
                 field.name

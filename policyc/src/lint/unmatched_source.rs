@@ -1,6 +1,9 @@
 //! Principals, namespaces and service accounts that no given workload has.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, BTreeSet, HashMap},
+};
 
 use super::{fields, world::World};
 use crate::{
@@ -10,11 +13,58 @@ use crate::{
     read::node::nearest,
 };
 
+/// Findings that name what is near; looking through all names for every one would take too long.
+const SUGGESTIONS_MAX: usize = 200;
+
 /// The identities of the given workloads.
 struct Identities<'a> {
     /// Namespace to service accounts that pods run as.
     accounts: BTreeMap<&'a str, BTreeSet<&'a str>>,
     namespaces: BTreeSet<&'a str>,
+    /// A service account to the first namespace that has it.
+    home: BTreeMap<&'a str, &'a str>,
+    /// Patterns, and whether an identity matches.
+    matched: RefCell<HashMap<String, bool>>,
+    suggestions: Cell<usize>,
+}
+
+impl<'a> Identities<'a> {
+    fn new(world: &World<'a>) -> Self {
+        let mut known = Self {
+            accounts: BTreeMap::new(),
+            namespaces: world.namespaces().collect(),
+            home: BTreeMap::new(),
+            matched: RefCell::default(),
+            suggestions: Cell::new(SUGGESTIONS_MAX),
+        };
+        let declared = world.cluster.namespaces.keys();
+        known.namespaces.extend(declared.map(String::as_str));
+        for target in &world.targets {
+            let account = target.template.service_account.as_str();
+            let accounts = known.accounts.entry(target.namespace).or_default();
+            accounts.insert(account);
+            let home = known.home.entry(account).or_insert(target.namespace);
+            *home = (*home).min(target.namespace);
+        }
+        known
+    }
+
+    /// Whether something matches a pattern, looked for once.
+    fn matches(&self, pattern: &str, look: impl FnOnce() -> bool) -> bool {
+        if let Some(known) = self.matched.borrow().get(pattern) {
+            return *known;
+        }
+        let matched = look();
+        self.matched.borrow_mut().insert(pattern.into(), matched);
+        matched
+    }
+
+    /// The name that was probably meant, as long as there are few findings.
+    fn nearest<'c>(&self, text: &str, names: impl Iterator<Item = &'c str>) -> Option<&'c str> {
+        let left = self.suggestions.get().checked_sub(1)?;
+        self.suggestions.set(left);
+        nearest(text, names)
+    }
 }
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
@@ -22,41 +72,25 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     if world.targets.is_empty() {
         return Vec::new();
     }
-    let mut known = Identities {
-        accounts: BTreeMap::new(),
-        namespaces: world
-            .cluster
-            .namespaces
-            .keys()
-            .map(String::as_str)
-            .collect(),
-    };
-    for target in &world.targets {
-        let accounts = known.accounts.entry(target.namespace).or_default();
-        accounts.insert(&target.template.service_account);
-        known.namespaces.insert(target.namespace);
-    }
+    let known = Identities::new(world);
     let mut found = Vec::new();
     for (_, policy) in world.policies() {
-        for field in fields::all(policy).iter().filter(|f| !f.negative) {
+        // A not-form that names nobody excludes nobody: a misspelt one is as bad.
+        for field in fields::all(policy) {
             for (i, value) in field.values.iter().enumerate() {
                 let problem = match field.name {
-                    "principals" | "source.principal" => principal(world, &known, value),
-                    "namespaces" | "source.namespace" => namespace(&known, value),
-                    "serviceAccounts" | "source.serviceAccount" => {
+                    "principals" | "notPrincipals" | "source.principal" => {
+                        principal(world, &known, value)
+                    }
+                    "namespaces" | "notNamespaces" | "source.namespace" => namespace(&known, value),
+                    "serviceAccounts" | "notServiceAccounts" | "source.serviceAccount" => {
                         service_account(world, &known, policy, value)
                     }
                     _ => None,
                 };
                 if let Some((code, message, help)) = problem {
-                    found.push(report(
-                        world,
-                        policy,
-                        field.path.index(i),
-                        code,
-                        message,
-                        help,
-                    ));
+                    let path = field.path().index(i);
+                    found.push(report(world, policy, path, code, message, help));
                 }
             }
         }
@@ -107,11 +141,14 @@ fn principal(world: &World<'_>, known: &Identities<'_>, value: &str) -> Option<P
     let pattern = Pattern::parse(value);
     let mut domains = vec![mesh.trust_domain.as_str(), "cluster.local"];
     domains.extend(mesh.trust_domain_aliases.iter().map(String::as_str));
-    let matched = known.accounts.iter().any(|(namespace, accounts)| {
-        accounts.iter().any(|account| {
-            domains
-                .iter()
-                .any(|domain| pattern.matches(&format!("{domain}/ns/{namespace}/sa/{account}")))
+    let matched = known.matches(value, || {
+        let mut all = known.accounts.iter();
+        all.any(|(namespace, accounts)| {
+            accounts.iter().any(|account| {
+                domains
+                    .iter()
+                    .any(|domain| pattern.matches(&format!("{domain}/ns/{namespace}/sa/{account}")))
+            })
         })
     });
     let help = "principals look like `cluster.local/ns/NAMESPACE/sa/SERVICE-ACCOUNT`, without \
@@ -124,12 +161,16 @@ fn principal(world: &World<'_>, known: &Identities<'_>, value: &str) -> Option<P
 
 fn namespace(known: &Identities<'_>, value: &str) -> Option<Problem> {
     // A star anywhere is a wildcard here.
-    let parts: Vec<&str> = value.split('*').collect();
-    let matched = known.namespaces.iter().any(|name| glob(&parts, name));
+    let matched = known.namespaces.contains(value)
+        || value.contains('*')
+            && known.matches(value, || {
+                let parts: Vec<&str> = value.split('*').collect();
+                known.namespaces.iter().any(|name| glob(&parts, name))
+            });
     if matched {
         return None;
     }
-    let help = match nearest(value, known.namespaces.iter().copied()) {
+    let help = match known.nearest(value, known.namespaces.iter().copied()) {
         Some(near) => format!("did you mean `{near}`?"),
         None => "check the name, or give the manifests of that namespace as well".into(),
     };
@@ -188,10 +229,8 @@ fn who_was_meant(
     account: &str,
     write: impl Fn(&str, &str) -> String,
 ) -> String {
-    let in_namespace = world.targets.iter().filter(|t| t.namespace == namespace);
-    let default = in_namespace
-        .clone()
-        .filter(|t| !t.template.service_account_given);
+    let in_namespace = world.targets_in(namespace);
+    let default = in_namespace.filter(|t| !t.template.service_account_given);
     let by_label = |key: &str, target: &super::world::Target<'_>| {
         target
             .template
@@ -216,16 +255,11 @@ fn who_was_meant(
             target.kind, target.name
         );
     }
-    let everywhere: Vec<(&str, &str)> = known
-        .accounts
-        .iter()
-        .flat_map(|(ns, accounts)| accounts.iter().map(|sa| (*ns, *sa)))
-        .collect();
     // The same account in another namespace, then a similar account in the same one.
-    let same_account = everywhere.iter().find(|(_, sa)| *sa == account);
+    let same_account = known.home.get(account).map(|home| (*home, account));
     let accounts = known.accounts.get(namespace).into_iter().flatten().copied();
-    let near_account = nearest(account, accounts).map(|sa| (namespace, sa));
-    match near_account.or(same_account.copied()) {
+    let near_account = known.nearest(account, accounts).map(|sa| (namespace, sa));
+    match near_account.or(same_account) {
         Some((ns, sa)) => format!("did you mean `{}`?", write(ns, sa)),
         None if !known.accounts.contains_key(namespace) => format!(
             "namespace `{namespace}` has no workloads here; give its manifests as well, or check \

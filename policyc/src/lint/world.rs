@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::value::Values;
 use crate::{
     ast::{Action, AuthorizationPolicy, Rule},
     attach::Attachments,
-    cluster::{Cluster, PodTemplate, Service},
+    cluster::{Cluster, PodTemplate, Protocol, Service},
     diagnostic::{At, Code, Diagnostic, Path, Severity},
+    ir::Program,
     options::CatchAllDeny,
     read::Loaded,
     resolve::{ResolveError, resolve},
@@ -21,7 +23,11 @@ pub struct World<'a> {
     pub targets: Vec<Target<'a>>,
     /// For each policy, the targets that it applies to.
     pub targets_of: Vec<Vec<usize>>,
+    /// What the policies resolve to.
+    pub program: Program,
     services: BTreeMap<&'a str, Vec<&'a Service>>,
+    /// Numbers of targets by namespace.
+    in_namespace: BTreeMap<&'a str, Vec<usize>>,
 }
 
 /// A pod, or a workload that stands for its pods.
@@ -34,7 +40,9 @@ pub struct Target<'a> {
     pub at: At,
     /// The policies that apply, as indexes into the cluster's.
     pub policies: Vec<usize>,
-    /// A RequestAuthentication applies.
+    /// The RequestAuthentications that apply, as indexes into the cluster's.
+    pub authentications: Vec<usize>,
+    /// One of them verifies tokens.
     pub tokens: bool,
 }
 
@@ -51,12 +59,25 @@ impl<'a> World<'a> {
             let policies = attachments.policies(target.namespace, target.template);
             target.policies = policies.into_iter().map(|id| id.index()).collect();
             let tokens = attachments.authentications(target.namespace, target.template);
-            target.tokens = !tokens.is_empty();
+            target.authentications = tokens.into_iter().map(|id| id.index()).collect();
+            // Without a rule it verifies nothing.
+            let verifies = |number: &usize| {
+                let written = cluster.request_authentications.get(*number);
+                written.is_some_and(|written| !written.jwt_rules.is_empty())
+            };
+            target.tokens = target.authentications.iter().any(verifies);
             for policy in &target.policies {
                 if let Some(list) = targets_of.get_mut(*policy) {
                     list.push(number);
                 }
             }
+        }
+        let mut in_namespace: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
+        for (number, target) in targets.iter().enumerate() {
+            in_namespace
+                .entry(target.namespace)
+                .or_default()
+                .push(number);
         }
         let mut services: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
         for service in &cluster.services {
@@ -71,7 +92,9 @@ impl<'a> World<'a> {
             catch_all_deny,
             targets,
             targets_of,
+            program,
             services,
+            in_namespace,
         })
     }
 
@@ -84,6 +107,40 @@ impl<'a> World<'a> {
     pub fn targets_of(&self, policy: usize) -> impl Iterator<Item = &Target<'a>> {
         let numbers = self.targets_of.get(policy).into_iter().flatten();
         numbers.filter_map(|number| self.targets.get(*number))
+    }
+
+    /// How the values of policies of a namespace are compared.
+    pub fn values<'p>(&'p self, policy: &'p AuthorizationPolicy) -> Values<'p> {
+        Values {
+            mesh: &self.cluster.mesh,
+            namespace: &policy.namespace,
+        }
+    }
+
+    /// The targets of a namespace.
+    pub fn targets_in(&self, namespace: &str) -> impl Iterator<Item = &Target<'a>> + Clone {
+        let numbers = self.in_namespace.get(namespace).into_iter().flatten();
+        numbers.filter_map(|number| self.targets.get(*number))
+    }
+
+    /// The namespaces that have targets.
+    pub fn namespaces(&self) -> impl Iterator<Item = &'a str> {
+        self.in_namespace.keys().copied()
+    }
+
+    /// The policies that apply to a target.
+    pub fn policies_of(
+        &self,
+        target: &Target<'_>,
+    ) -> impl Iterator<Item = &'a AuthorizationPolicy> {
+        let numbers = target.policies.iter();
+        numbers.filter_map(|number| self.cluster.policies.get(*number))
+    }
+
+    /// What a target's port is declared to speak.
+    pub fn protocol(&self, target: &Target<'_>, port: u16) -> Protocol {
+        let services = self.services_of(target);
+        target.template.protocol(target.namespace, port, &services)
     }
 
     /// The Services that send traffic to a target.
@@ -168,6 +225,25 @@ pub fn enforces(policy: &AuthorizationPolicy, action: &Action) -> bool {
     !policy.dry_run && policy.action == *action
 }
 
+/// Whether `wide` applies to every workload that `narrow` may ever apply to.
+pub fn applies_wherever(
+    world: &World<'_>,
+    wide: &AuthorizationPolicy,
+    narrow: &AuthorizationPolicy,
+) -> bool {
+    if !wide.attachment.target_refs.is_empty() || !narrow.attachment.target_refs.is_empty() {
+        return wide.namespace == narrow.namespace
+            && wide.attachment.target_refs == narrow.attachment.target_refs;
+    }
+    let root = world.cluster.mesh.root_namespace == wide.namespace;
+    let labels = wide.attachment.selector.iter().flatten();
+    let narrow_labels = narrow.attachment.selector.as_ref();
+    (root || wide.namespace == narrow.namespace)
+        && labels
+            .into_iter()
+            .all(|(k, v)| narrow_labels.is_some_and(|labels| labels.get(k) == Some(v)))
+}
+
 fn bare_targets(cluster: &Cluster) -> Vec<Target<'_>> {
     let running = cluster.pods.iter().filter(|pod| !pod.finished);
     let pods = running.map(|pod| Target {
@@ -180,6 +256,7 @@ fn bare_targets(cluster: &Cluster) -> Vec<Target<'_>> {
             path: pod.object.clone(),
         },
         policies: Vec::new(),
+        authentications: Vec::new(),
         tokens: false,
     });
     let workloads = cluster.workloads.iter().map(|workload| Target {
@@ -192,6 +269,7 @@ fn bare_targets(cluster: &Cluster) -> Vec<Target<'_>> {
             path: workload.object.clone(),
         },
         policies: Vec::new(),
+        authentications: Vec::new(),
         tokens: false,
     });
     pods.chain(workloads).collect()

@@ -226,7 +226,7 @@ fn read(reader: &mut Reader<'_>, node: &Node<'_>, kind: Type<'_>) -> Object {
     let or_wrong = |object: Option<Object>| object.unwrap_or(Object::Wrong);
     match kind.kind {
         _ if group == ISTIO => istio(reader, node, kind),
-        istio if ISTIO_KINDS.contains(&istio) && nearest(group, [ISTIO].into_iter()).is_some() => {
+        istio if ISTIO_KINDS.contains(&istio) && is_nearly_istio(group) => {
             unknown_version(reader, node, kind);
             Object::Wrong
         }
@@ -250,6 +250,15 @@ fn read(reader: &mut Reader<'_>, node: &Node<'_>, kind: Type<'_>) -> Object {
         ),
         _ => Object::Skipped,
     }
+}
+
+/// Whether a group can only be a mistake for Istio's: no group at all, another one of Istio's, past
+/// ones included, or a misspelling. Other projects have kinds of the same names.
+fn is_nearly_istio(group: &str) -> bool {
+    group.is_empty()
+        || group == "istio.io"
+        || group.ends_with(".istio.io")
+        || nearest(group, [ISTIO].into_iter()).is_some()
 }
 
 fn istio(reader: &mut Reader<'_>, node: &Node<'_>, kind: Type<'_>) -> Object {

@@ -4,10 +4,15 @@ use super::not_null;
 use crate::{
     ast::{Attachment, TargetRef},
     diagnostic::Code,
-    read::node::{Node, Reader, nearest},
+    read::{
+        node::{Node, Reader, nearest},
+        value::Value,
+    },
 };
 
 const TARGET_REFS_MAX: usize = 16;
+const TARGET_NAME_BYTES_MAX: usize = 253;
+const LABEL_BYTES_MAX: usize = 63;
 
 /// What a policy may be attached to, as (group, kind).
 const TARGETS: [(&str, &str); 4] = [
@@ -93,6 +98,26 @@ fn selector(
 }
 
 fn check_label(reader: &mut Reader<'_>, key: &str, child: &Node<'_>) {
+    if *child.value == Value::Null {
+        reader.error(
+            Code::SelectorLabel,
+            child,
+            format!("the label `{key}` of the selector has no value"),
+            format!("write its value; `{key}: \"\"` selects an empty one"),
+        );
+    }
+    if child
+        .value
+        .as_str()
+        .is_some_and(|v| v.len() > LABEL_BYTES_MAX)
+    {
+        reader.error(
+            Code::SelectorLabel,
+            child,
+            format!("the value of `{key}` has more than {LABEL_BYTES_MAX} bytes"),
+            "no label of a pod is that long; write the value that the pods have",
+        );
+    }
     if key.is_empty() {
         reader.error(
             Code::SelectorLabel,
@@ -131,6 +156,15 @@ fn target_ref(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<TargetRef> {
             node,
             "the target has no name".into(),
             "name the object that the policy attaches to",
+        );
+    }
+    if target.name.len() > TARGET_NAME_BYTES_MAX {
+        let at = node.get("name");
+        reader.error(
+            Code::BadTargetRef,
+            at.as_ref().unwrap_or(node),
+            format!("the target's name has more than {TARGET_NAME_BYTES_MAX} bytes"),
+            "write the name of the object that the policy attaches to",
         );
     }
     if !namespace.is_empty() {

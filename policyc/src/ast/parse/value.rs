@@ -44,16 +44,11 @@ pub fn ip_block(text: &str) -> Option<Problem> {
     })
 }
 
-/// An address, or an address, a slash and a prefix length without sign or leading zero. A zone is
-/// part of an address that stands alone, not of a block.
+/// An address, or an address, a slash and a prefix length without sign or leading zero. Istio lets
+/// an IPv6 zone pass (`fe80::1%eth0`), and its proxy then refuses the whole configuration.
 pub fn is_ip_block(text: &str) -> bool {
     match text.split_once('/') {
-        None => match text.split_once('%') {
-            Some((address, zone)) => {
-                address.contains(':') && address.parse::<IpAddr>().is_ok() && !zone.is_empty()
-            }
-            None => text.parse::<IpAddr>().is_ok(),
-        },
+        None => text.parse::<IpAddr>().is_ok(),
         Some((address, length)) => {
             let bits = match address.parse::<IpAddr>() {
                 Ok(IpAddr::V4(_)) => 32,
@@ -196,17 +191,8 @@ pub fn condition_key(reader: &mut Reader<'_>, node: &Node<'_>, key: &str) -> Che
     if let Some((_, check)) = PLAIN.iter().find(|(plain, _)| *plain == key) {
         return *check;
     }
-    if BRACKETED.iter().any(|prefix| key.starts_with(prefix)) {
-        // ISTIO: "bad key: should have format a[b]"
-        let open = key.find('[').unwrap_or(0);
-        if !(key.ends_with(']') && open > 0 && open + 2 < key.len()) {
-            reader.error(
-                Code::ConditionKey,
-                node,
-                format!("`{key}` must end with a name in brackets"),
-                "write it as `request.headers[name]`",
-            );
-        }
+    if let Some(prefix) = BRACKETED.iter().find(|prefix| key.starts_with(**prefix)) {
+        bracketed_key(reader, node, key, prefix);
         return any;
     }
     let help = match key {
@@ -234,6 +220,27 @@ pub fn condition_key(reader: &mut Reader<'_>, node: &Node<'_>, key: &str) -> Che
         help,
     );
     any
+}
+
+/// ISTIO: "bad key: should have format a[b]". Istio compares only the beginning of a key, so it lets
+/// `request.headersX[a]` pass, which no request has.
+fn bracketed_key(reader: &mut Reader<'_>, node: &Node<'_>, key: &str, prefix: &str) {
+    let filter = prefix.ends_with('.');
+    let rest = key.strip_prefix(prefix).unwrap_or("");
+    let (name, brackets) = rest.split_at(rest.find('[').unwrap_or(rest.len()));
+    let good = (filter || name.is_empty()) && brackets.len() > 2 && brackets.ends_with(']');
+    if !good {
+        let form = match filter {
+            true => format!("{prefix}NAME[key]"),
+            false => format!("{prefix}[name]"),
+        };
+        reader.error(
+            Code::ConditionKey,
+            node,
+            format!("`{key}` must have the form `{form}`"),
+            format!("write it as `{form}`"),
+        );
+    }
 }
 
 #[cfg(test)]
@@ -271,14 +278,7 @@ mod tests {
 
     #[test]
     fn addresses_and_blocks() {
-        for good in [
-            "1.2.3.4",
-            "10.0.0.7/24",
-            "::1",
-            "::/0",
-            "fe80::1%eth0",
-            "0.0.0.0/0",
-        ] {
+        for good in ["1.2.3.4", "10.0.0.7/24", "::1", "::/0", "0.0.0.0/0"] {
             assert!(is_ip_block(good), "{good}");
         }
         for bad in [
@@ -289,6 +289,7 @@ mod tests {
             "1.2.3.4/+8",
             "1.2.3.4/08",
             "01.2.3.4",
+            "fe80::1%eth0",
             "fe80::1%eth0/64",
             "1.2.3.4%a",
             "::/129",

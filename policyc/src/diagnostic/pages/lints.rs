@@ -267,4 +267,15 @@ provider: {name: opaa}"#,
             fix: "Define the provider in the MeshConfig and give that file with `--mesh`; use one provider for a workload.",
         },
     ),
+    (
+        Code::EmptyNamespace,
+        Page {
+            title: "The policy's namespace has no workloads",
+            example: r#"metadata:
+  name: orders
+  namespace: shpo"#,
+            reason: "A policy applies to workloads of its own namespace. When manifests hold workloads and none is there, the namespace is probably misspelt, and the policy protects nothing.",
+            fix: "Correct the namespace, or give the manifests of its workloads as well.",
+        },
+    ),
 ];

@@ -5,10 +5,12 @@ mod attachment;
 mod authorization_policy;
 mod request_authentication;
 mod rule;
+mod uri;
 mod value;
 
 pub(crate) use authorization_policy::authorization_policy;
 pub(crate) use request_authentication::request_authentication;
+pub(crate) use rule::left_on_tcp;
 
 use crate::{
     cluster::Meta,
@@ -53,6 +55,7 @@ fn envelope(reader: &mut Reader<'_>, object: &Node<'_>, what: &str) -> Option<Me
     reader.policy = Some(format!("{}/{}", meta.namespace, meta.name));
     if let Some(metadata) = object.get("metadata") {
         check_name(reader, &metadata, &meta);
+        check_labels(reader, &metadata);
     }
     Some(meta)
 }
@@ -88,6 +91,57 @@ fn check_name(reader: &mut Reader<'_>, metadata: &Node<'_>, meta: &Meta) {
             "use at most 63 lower-case letters, digits and `-`, with a letter or digit at both ends",
         );
     }
+}
+
+/// Labels as the API server takes them: `[prefix/]name`, and a value of the same characters.
+fn check_labels(reader: &mut Reader<'_>, metadata: &Node<'_>) {
+    let Some(labels) = metadata.get("labels") else {
+        return;
+    };
+    let word = |text: &str| {
+        let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+        let inner = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+        text.len() <= 63
+            && end(text.chars().next())
+            && end(text.chars().next_back())
+            && text.bytes().all(inner)
+    };
+    for (key, child) in labels.entries() {
+        let name = key
+            .text
+            .split_once('/')
+            .map_or(key.text.as_str(), |(_, name)| name);
+        let value = child.value.as_str().unwrap_or("");
+        if !word(name) || !(value.is_empty() || word(value)) {
+            reader.error(
+                Code::BadName,
+                &child,
+                format!("`{}: {value}` is not a label that Kubernetes accepts", key.text),
+                "use at most 63 letters, digits, `-`, `_` and `.`, with a letter or digit at both ends",
+            );
+        }
+    }
+}
+
+/// ISTIO: the annotation is for AuthorizationPolicy alone.
+pub(crate) fn no_dry_run(
+    reader: &mut Reader<'_>,
+    object: &Node<'_>,
+    annotations: &std::collections::BTreeMap<String, String>,
+    what: &str,
+) {
+    if !annotations.contains_key(DRY_RUN) {
+        return;
+    }
+    let metadata = object.get("metadata");
+    let annotations = metadata.as_ref().and_then(|m| m.get("annotations"));
+    let at = annotations.as_ref().and_then(|a| a.get(DRY_RUN));
+    reader.error(
+        Code::DryRun,
+        at.as_ref().unwrap_or(object),
+        format!("{what} has no `{DRY_RUN}`"),
+        "remove the annotation",
+    );
 }
 
 /// An item of a list, unless it is null, which is an error of its own.

@@ -8,7 +8,7 @@ use super::{
     world::{World, rule_path, rules},
 };
 use crate::{
-    ast::{Action, AuthorizationPolicy},
+    ast::{Action, AuthorizationPolicy, parse::left_on_tcp},
     cluster::Protocol,
     diagnostic::{Code, Diagnostic, Severity},
 };
@@ -35,7 +35,7 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
         for (i, rule) in rules(policy).filter(|(_, r)| has_http(r)) {
             let hit = tcp.iter().find(|(port, _)| may_match_port(rule, *port));
             if let Some((port, workload)) = hit {
-                found.push(report(world, policy, i, *port, workload));
+                found.push(report(world, policy, i, *port, workload, left_on_tcp(rule)));
             }
         }
     }
@@ -49,6 +49,7 @@ fn report(
     rule: usize,
     port: u16,
     workload: &str,
+    denied: &str,
 ) -> Diagnostic {
     world.about(
         policy,
@@ -56,8 +57,8 @@ fn report(
         Severity::Warning,
         rule_path(policy, rule),
         format!(
-            "port {port} of {workload} speaks TCP, where this DENY rule's HTTP fields are dropped \
-             and the rest of the rule denies connections"
+            "port {port} of {workload} speaks TCP, where this DENY rule's HTTP fields are dropped: \
+             it denies {denied} there"
         ),
         "name the HTTP ports in `ports`, or give the port a name such as `http-web` if it does \
          speak HTTP",

@@ -28,10 +28,18 @@ pub enum Unreadable {
     /// The operating system's reason, or that a folder holds no manifest.
     Io(String),
     TooLarge,
-    NotUtf8 {
-        line: usize,
-        column: usize,
-    },
+    /// The text before the first byte that is not UTF-8.
+    NotUtf8(String),
+}
+
+impl Unreadable {
+    /// What can be shown of the file.
+    pub fn text(&self) -> String {
+        match self {
+            Self::NotUtf8(good) => good.clone(),
+            Self::Io(_) | Self::TooLarge => String::new(),
+        }
+    }
 }
 
 /// Calls `each` with every text, one at a time, in the order of the inputs and sorted within each
@@ -137,13 +145,6 @@ fn read_all(reader: impl Read) -> Result<String, Unreadable> {
     }
     String::from_utf8(bytes).map_err(|error| {
         let good = &error.as_bytes()[..error.utf8_error().valid_up_to()];
-        let line_start = good
-            .iter()
-            .rposition(|b| *b == b'\n')
-            .map_or(0, |at| at + 1);
-        Unreadable::NotUtf8 {
-            line: good.iter().filter(|b| **b == b'\n').count() + 1,
-            column: String::from_utf8_lossy(&good[line_start..]).chars().count() + 1,
-        }
+        Unreadable::NotUtf8(String::from_utf8_lossy(good).into_owned())
     })
 }

@@ -49,6 +49,7 @@ pub struct Loader<'w> {
     pub(super) watch: Option<Watch<'w>>,
     pub(super) loaded: Loaded,
     pub(super) found: Vec<Diagnostic>,
+    pub(super) mesh_given: bool,
     /// Where each object was found first: kind, namespace, name.
     pub(super) seen: BTreeMap<(String, String, String), At>,
 }
@@ -57,6 +58,10 @@ impl Loader<'_> {
     /// Takes a file of manifests.
     pub fn manifests(&mut self, text: Text) {
         self.documents(text, &mut |loader, entry| {
+            // kubectl passes over a document that is null.
+            if entry.value == Value::Null {
+                return;
+            }
             let of_list = entry.of_list.as_ref();
             let of_list = of_list.map(|(version, kind)| (version.as_str(), kind.as_str()));
             loader.object(entry.document, &entry.path, &entry.value, of_list, 0);
@@ -104,6 +109,18 @@ impl Loader<'_> {
     }
 
     fn mesh_value(&mut self, document: DocumentId, value: &Value) {
+        if std::mem::replace(&mut self.mesh_given, true) {
+            self.found.push(Diagnostic::error(
+                Code::MeshValue,
+                At {
+                    document,
+                    path: Path::default(),
+                },
+                "this is a second MeshConfig, and a mesh has one",
+                "leave one document in the file",
+            ));
+            return;
+        }
         let mut reader = self.reader(document, Path::default());
         let mesh = cluster::mesh::read(&mut reader, &Node::root(value));
         let found = reader.found;
@@ -140,7 +157,7 @@ impl Loader<'_> {
         let text_json = text.json;
         let (content, unreadable) = match text.content {
             Ok(content) => (content, None),
-            Err(reason) => (String::new(), Some(reason)),
+            Err(reason) => (reason.text(), Some(reason)),
         };
         let file = self.loaded.sources.add_file(text.name, content);
         if let Some(reason) = unreadable {
@@ -252,6 +269,13 @@ impl Loader<'_> {
         for range in json::documents(text) {
             match json::read(&text[range.clone()]) {
                 Ok(read) => values.push((range, read)),
+                Err(_) if !values.is_empty() && (only || yaml::read(text).is_err()) => {
+                    let message = "what follows the JSON value is neither JSON nor a comment";
+                    let help = "remove it, or begin a document with `---`";
+                    let at = part.start + range.start;
+                    self.at_offset(file, at, Code::Syntax, message.into(), help);
+                    return Vec::new();
+                }
                 Err(failure) if only || failure.too_deep => {
                     let start = part.start + range.start;
                     let offset = offset_of(&text[range], failure.line, failure.column);
@@ -311,45 +335,45 @@ impl Loader<'_> {
                 format!("the file has more than {} MiB", input::FILE_BYTES_MAX >> 20),
                 "split it into several files",
             ),
-            Unreadable::NotUtf8 { line, column } => (
+            Unreadable::NotUtf8(_) => (
                 Code::NotUtf8,
-                format!("not UTF-8, first at line {line}, column {column}"),
+                "this byte is not part of UTF-8 text".into(),
                 "save the file as UTF-8",
             ),
         };
-        self.at_offset(file, 0, code, message, help);
+        let at = self.loaded.sources.text(file).len();
+        self.at_offset(file, at, code, message, help);
     }
 
     fn yaml_failure(&mut self, file: usize, part: &Range<usize>, failure: yaml::Failure) {
         let text = &self.loaded.sources.text(file)[part.clone()];
-        let offset = |line, column| part.start + offset_of(text, line, column);
-        let leading = text.len() - text.trim_start().len();
-        let start = part.start + leading;
-        let (at, code, message, help) = match failure {
-            yaml::Failure::TooLarge(message) => (
-                start,
+        let yaml::Failure { kind, line, column } = failure;
+        let at = match line {
+            0 => part.start + text.len() - text.trim_start().len(),
+            _ => part.start + offset_of(text, line, column),
+        };
+        let (code, message, help) = match kind {
+            yaml::Kind::TooLarge(message) => (
                 Code::TooLarge,
                 message,
                 "split it into documents, or write it as JSON",
             ),
-            yaml::Failure::TooDeep => (
-                start,
+            yaml::Kind::TooDeep => (
                 Code::TooDeep,
-                "the document is nested too deeply, or its aliases expand to too much".into(),
-                "write it with less nesting and without aliases",
+                "the document is nested too deeply".into(),
+                "write it with less nesting",
             ),
-            yaml::Failure::Tag { line, column } => (
-                offset(line, column),
+            yaml::Kind::Aliases => (
+                Code::TooDeep,
+                "the document's aliases expand to far more than its text".into(),
+                "write it without aliases",
+            ),
+            yaml::Kind::Tag => (
                 Code::Tag,
-                "a YAML tag that Kubernetes does not know".into(),
+                "a YAML tag that Kubernetes does not know, or whose value we do not read".into(),
                 "write the value without the tag",
             ),
-            yaml::Failure::Syntax {
-                message,
-                line,
-                column,
-            } => (
-                offset(line, column),
+            yaml::Kind::Syntax(message) => (
                 Code::Syntax,
                 message,
                 "mend the YAML here; the cause may be a line above",
@@ -389,5 +413,6 @@ fn offset_of(text: &str, line: usize, column: usize) -> usize {
         }
         start += content.len();
     }
-    text.len()
+    // Behind the last line there is nothing to show.
+    text.trim_end().len()
 }

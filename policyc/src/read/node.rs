@@ -182,6 +182,15 @@ impl Reader<'_> {
         }
     }
 
+    /// A scalar as text, whatever kubectl makes of it: for what must be one of a few words.
+    pub fn scalar(&mut self, node: &Node<'_>) -> Option<String> {
+        match node.value {
+            Value::Word(text) => Some(text.clone()),
+            Value::Bool(_) | Value::Integer(_) | Value::Float(_) => Some(self.written(node)),
+            _ => self.string(node),
+        }
+    }
+
     /// A list of strings. Members that are wrong are reported and left out.
     pub fn strings(&mut self, node: &Node<'_>) -> Option<Vec<String>> {
         if !matches!(node.value, Value::Null | Value::List(_) | Value::Map(_)) {
@@ -247,8 +256,10 @@ impl Reader<'_> {
         }
     }
 
-    /// Every key must be one of `known`; a similar one is suggested.
-    pub fn only_keys(&mut self, node: &Node<'_>, what: &str, known: &[&str]) {
+    /// Every key must be one of `known`; a similar one is suggested. False where one is not, so that
+    /// what is then missing is not reported as well.
+    pub fn only_keys(&mut self, node: &Node<'_>, what: &str, known: &[&str]) -> bool {
+        let mut all_known = true;
         for (key, child) in node.entries() {
             if known.contains(&key.text.as_str()) {
                 if *child.value == Value::Null {
@@ -256,6 +267,7 @@ impl Reader<'_> {
                 }
                 continue;
             }
+            all_known = false;
             // A merge key has been reported as such.
             if key.text == "<<" {
                 continue;
@@ -271,6 +283,7 @@ impl Reader<'_> {
                 help,
             );
         }
+        all_known
     }
 
     fn null_field(&mut self, child: &Node<'_>) {
@@ -303,17 +316,35 @@ impl Reader<'_> {
                 "`{}` wants a string, and kubectl reads `{text}` as {what}",
                 node.name()
             ),
-            format!("quote it: `\"{text}\"`"),
+            match self.is_tagged(node) {
+                true => "remove the tag, and quote the value".to_owned(),
+                false => format!("quote it: `\"{text}\"`"),
+            },
         );
         None
     }
 
+    /// Whether a tag stands before the value on its line.
+    fn is_tagged(&self, node: &Node<'_>) -> bool {
+        let at = self.at(node);
+        let place = self.sources.place(at.document, &at.path, false);
+        place.is_some_and(|place| {
+            let before = place.text.get(..place.span.start).unwrap_or("");
+            let line = before.rsplit('\n').next().unwrap_or("");
+            line.split_whitespace()
+                .next_back()
+                .is_some_and(|word| word.contains('!'))
+        })
+    }
+
     fn wrong_type<T>(&mut self, node: &Node<'_>, wanted: &str, value: &Value) -> Option<T> {
-        let message = format!(
-            "`{}` wants {wanted}, and this is {}",
-            node.name(),
-            value.kind()
-        );
+        let name = node.name();
+        let subject = match node.step {
+            StepRef::Index(_) => format!("an item of `{name}`"),
+            StepRef::Root => "a document".to_owned(),
+            StepRef::Key(_) => format!("`{name}`"),
+        };
+        let message = format!("{subject} wants {wanted}, and this is {}", value.kind());
         self.error(Code::WrongType, node, message, format!("write {wanted}"));
         None
     }

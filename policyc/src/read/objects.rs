@@ -287,6 +287,7 @@ fn istio(reader: &mut Reader<'_>, node: &Node<'_>, kind: Type<'_>) -> Object {
             ast::parse::request_authentication(reader, node).map(Object::RequestAuthentication)
         }
         _ => Meta::read(reader, node).map(|meta| {
+            ast::parse::no_dry_run(reader, node, &meta.annotations, "a PeerAuthentication");
             Object::PeerAuthentication(ObjectRef {
                 document: reader.document,
                 object: reader.object.clone(),

@@ -21,23 +21,46 @@ const PLACES_MAX: usize = 8_000_000;
 /// Values of one document after its aliases are followed.
 const NODES_MAX: usize = 8_000_000;
 
-/// Why a document could not be read.
+/// Why a document could not be read, and where: line and column count from 1 within its text, and
+/// a line of 0 is unknown.
 #[derive(Debug)]
-pub enum Failure {
-    TooLarge(String),
-    TooDeep,
-    Tag {
-        line: usize,
-        column: usize,
-    },
-    Syntax {
-        message: String,
-        line: usize,
-        column: usize,
-    },
+pub struct Failure {
+    pub kind: Kind,
+    pub line: usize,
+    pub column: usize,
 }
 
-/// Reads one document. Lines and columns count from 1 within `text`; a line of 0 is unknown.
+#[derive(Debug)]
+pub enum Kind {
+    TooLarge(String),
+    TooDeep,
+    /// Aliases expand to too much.
+    Aliases,
+    Tag,
+    Syntax(String),
+}
+
+impl Kind {
+    fn at(self, text: &str, offset: usize) -> Failure {
+        let before = &text[..offset];
+        let line_start = before.rfind('\n').map_or(0, |at| at + 1);
+        Failure {
+            kind: self,
+            line: before.matches('\n').count() + 1,
+            column: before[line_start..].chars().count() + 1,
+        }
+    }
+
+    fn nowhere(self) -> Failure {
+        Failure {
+            kind: self,
+            line: 0,
+            column: 0,
+        }
+    }
+}
+
+/// Reads one document.
 pub fn read(text: &str) -> Result<(Value, Vec<(Fault, Path)>), Failure> {
     check_size(text)?;
     let builder = Builder::yaml(text, NODES_MAX);
@@ -85,25 +108,31 @@ pub fn is_plain(text: &str, part: &str) -> bool {
 
 fn check_size(text: &str) -> Result<(), Failure> {
     if text.len() > DOCUMENT_BYTES_MAX {
-        return Err(Failure::TooLarge(format!(
+        let message = format!(
             "a YAML document has more than {} MiB",
             DOCUMENT_BYTES_MAX >> 20
-        )));
+        );
+        return Err(Kind::TooLarge(message).nowhere());
     }
-    if text.len() > LINE_BYTES_MAX && text.lines().any(|l| l.len() > LINE_BYTES_MAX) {
-        return Err(Failure::TooLarge(format!(
-            "a line of YAML has more than {} KiB",
-            LINE_BYTES_MAX >> 10
-        )));
+    if text.len() > LINE_BYTES_MAX {
+        let mut start = 0;
+        for line in text.split_inclusive('\n') {
+            if line.len() > LINE_BYTES_MAX {
+                let message = format!("a line of YAML has more than {} KiB", LINE_BYTES_MAX >> 10);
+                return Err(Kind::TooLarge(message).at(text, start));
+            }
+            start += line.len();
+        }
     }
-    check_shape(text)
+    check_shape(text)?;
+    check_tags(text)
 }
 
 /// Counts what may nest and what may be a value, in texts and comments as well: never too few.
 fn check_shape(text: &str) -> Result<(), Failure> {
     let (mut open, mut places) = (0usize, 0usize);
     let mut before = b'\n';
-    for byte in text.bytes() {
+    for (at, byte) in text.bytes().enumerate() {
         match byte {
             b'[' | b'{' => (open, places) = (open + 1, places + 1),
             b']' | b'}' => open = open.saturating_sub(1),
@@ -112,40 +141,52 @@ fn check_shape(text: &str) -> Result<(), Failure> {
             _ => {}
         }
         if open > OPEN_MAX {
-            return Err(Failure::TooDeep);
+            return Err(Kind::TooDeep.at(text, at));
         }
         before = byte;
     }
     match places > PLACES_MAX {
-        true => Err(Failure::TooLarge(format!(
-            "a YAML document has more than {PLACES_MAX} lines, items and keys"
-        ))),
+        true => {
+            let message =
+                format!("a YAML document has more than {PLACES_MAX} lines, items and keys");
+            Err(Kind::TooLarge(message).nowhere())
+        }
         false => Ok(()),
     }
+}
+
+/// kubectl decodes what is tagged as binary; the reader would take its base64 for the text.
+fn check_tags(text: &str) -> Result<(), Failure> {
+    for tag in ["!!binary", "!<tag:yaml.org,2002:binary>"] {
+        for (at, _) in text.match_indices(tag) {
+            let before = text[..at].chars().next_back();
+            let after = text[at + tag.len()..].chars().next();
+            let begins = before.is_none_or(|c| c.is_whitespace() || "[{,".contains(c));
+            if begins && after.is_none_or(char::is_whitespace) {
+                return Err(Kind::Tag.at(text, at));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn failure(error: &serde_yaml::Error) -> Failure {
     let text = error.to_string();
     let (line, column) = error.location().map_or((0, 0), |l| (l.line(), l.column()));
-    if text.contains(FOREIGN_TAG) {
-        return Failure::Tag { line, column };
-    }
-    if text.contains(OVER_BUDGET)
-        || text.contains("recursion limit exceeded")
-        || text.contains("repetition limit exceeded")
-    {
-        return Failure::TooDeep;
-    }
-    // The location is shown beside the message, so it need not be in it as well.
-    let message = match text.find(" at line ") {
-        Some(at) => text[..at].to_owned(),
-        None => text,
+    let kind = if text.contains(FOREIGN_TAG) {
+        Kind::Tag
+    } else if text.contains("recursion limit exceeded") {
+        Kind::TooDeep
+    } else if text.contains(OVER_BUDGET) || text.contains("repetition limit exceeded") {
+        Kind::Aliases
+    } else {
+        // The location is shown beside the message, so it need not be in it as well.
+        Kind::Syntax(match text.find(" at line ") {
+            Some(at) => text[..at].to_owned(),
+            None => text,
+        })
     };
-    Failure::Syntax {
-        message,
-        line,
-        column,
-    }
+    Failure { kind, line, column }
 }
 
 /// What kubectl makes of a scalar without quotes. It reads YAML 1.1, where more words are booleans
@@ -203,7 +244,7 @@ fn is_number(plain: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{Failure, kubectl_reads_as, read};
+    use super::{Failure, Kind, kubectl_reads_as, read};
 
     #[test]
     fn words_and_digits_that_kubectl_does_not_read_as_strings() {
@@ -232,12 +273,24 @@ mod tests {
     fn nesting_and_aliases_are_bounded() {
         let deep = "[".repeat(100_000);
         assert!(
-            matches!(read(&deep), Err(Failure::TooDeep)),
+            matches!(
+                read(&deep),
+                Err(Failure {
+                    kind: Kind::TooDeep,
+                    ..
+                })
+            ),
             "flow nesting stops early"
         );
         let dashes = "- ".repeat(50_000);
         assert!(
-            matches!(read(&dashes), Err(Failure::TooDeep)),
+            matches!(
+                read(&dashes),
+                Err(Failure {
+                    kind: Kind::TooDeep,
+                    ..
+                })
+            ),
             "block nesting stops early"
         );
         let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
@@ -246,7 +299,13 @@ mod tests {
             bomb += &format!("a{i}: &a{i} [{refs}]\n");
         }
         assert!(
-            matches!(read(&bomb), Err(Failure::TooDeep)),
+            matches!(
+                read(&bomb),
+                Err(Failure {
+                    kind: Kind::Aliases,
+                    ..
+                })
+            ),
             "aliases stop at the budget"
         );
         let long = format!(
@@ -255,7 +314,13 @@ mod tests {
             "*s, ".repeat(5_000)
         );
         assert!(
-            matches!(read(&long), Err(Failure::TooDeep)),
+            matches!(
+                read(&long),
+                Err(Failure {
+                    kind: Kind::Aliases,
+                    ..
+                })
+            ),
             "so do aliases of a long string"
         );
     }

@@ -56,7 +56,6 @@ fn only_one(reader: &mut Reader<'_>, spec: &Node<'_>) {
     let given: Vec<_> = ["selector", "targetRef", "targetRefs"]
         .into_iter()
         .filter_map(|key| spec.get(key))
-        .filter(|node| node.name() != "targetRefs" || node.items().len() > 0)
         .collect();
     if let [first, second, ..] = given.as_slice() {
         let (first, name) = (first.name(), second.name());
@@ -64,7 +63,14 @@ fn only_one(reader: &mut Reader<'_>, spec: &Node<'_>) {
             Code::SelectorAndTarget,
             second,
             format!("`{first}` and `{name}` cannot be set together"),
-            format!("keep `{first}` to select pods, or `{name}` to attach to other objects"),
+            match first {
+                "selector" => {
+                    format!(
+                        "keep `selector` to select pods, or `{name}` to attach to other objects"
+                    )
+                }
+                _ => "keep `targetRefs`, which may name several".to_owned(),
+            },
         );
     }
 }
@@ -139,7 +145,8 @@ fn check_label(reader: &mut Reader<'_>, key: &str, child: &Node<'_>) {
 
 fn target_ref(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<TargetRef> {
     reader.map(node)?;
-    reader.only_keys(node, "a target", &["group", "kind", "name", "namespace"]);
+    let known = ["group", "kind", "name", "namespace"];
+    let whole = reader.only_keys(node, "a target", &known);
     let mut text = |key: &str| {
         let value = reader.field(node, key, Reader::string);
         value.unwrap_or_default()
@@ -150,13 +157,21 @@ fn target_ref(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<TargetRef> {
         name: text("name"),
     };
     let namespace = text("namespace");
-    if target.name.is_empty() {
-        reader.error(
-            Code::BadTargetRef,
-            node,
-            "the target has no name".into(),
-            "name the object that the policy attaches to",
-        );
+    let empty = |key: &str| node.get(key).is_none_or(|n| n.value.as_str() == Some(""));
+    let missing: Vec<&str> = ["kind", "name"]
+        .into_iter()
+        .filter(|key| empty(key))
+        .collect();
+    if !missing.is_empty() {
+        if whole {
+            reader.error(
+                Code::BadTargetRef,
+                node,
+                format!("the target has no `{}`", missing.join("` and no `")),
+                "write kind and name of the object that the policy attaches to",
+            );
+        }
+        return Some(target);
     }
     if target.name.len() > TARGET_NAME_BYTES_MAX {
         let at = node.get("name");

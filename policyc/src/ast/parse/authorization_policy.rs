@@ -52,7 +52,7 @@ pub(crate) fn authorization_policy(
 fn action(reader: &mut Reader<'_>, spec: &Node<'_>) -> Option<Action> {
     let name = match spec.get("action") {
         Some(node) => {
-            let name = reader.string(&node)?;
+            let name = reader.scalar(&node)?;
             if !ACTIONS.contains(&name.as_str()) {
                 let help = match nearest(&name, ACTIONS.into_iter()) {
                     Some(near) => format!("did you mean `{near}`?"),
@@ -81,15 +81,19 @@ fn action(reader: &mut Reader<'_>, spec: &Node<'_>) -> Option<Action> {
 fn provider(reader: &mut Reader<'_>, spec: &Node<'_>, action: &str) -> String {
     let node = spec.get("provider");
     let mut name = String::new();
-    if let Some(node) = &node
-        && reader.map(node).is_some()
-    {
-        reader.only_keys(node, "`provider`", &["name"]);
+    let mut missing = true;
+    if let Some(node) = &node {
+        // What is written wrongly has been reported as that.
+        missing = reader.map(node).is_some()
+            && reader.only_keys(node, "`provider`", &["name"])
+            && node
+                .get("name")
+                .is_none_or(|n| n.value.as_str() == Some(""));
         name = reader
             .field(node, "name", Reader::string)
             .unwrap_or_default();
     }
-    if action == "CUSTOM" && name.is_empty() {
+    if action == "CUSTOM" && missing {
         reader.error(
             Code::Provider,
             node.as_ref().unwrap_or(spec),

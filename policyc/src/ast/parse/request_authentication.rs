@@ -1,6 +1,10 @@
 //! RequestAuthentication: the rules by which tokens are verified.
 
-use super::{DRY_RUN, attachment::attachment, envelope, not_null};
+use super::{
+    attachment::attachment,
+    envelope, no_dry_run, not_null,
+    uri::{self, Problem},
+};
 use crate::{
     ast::{ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication},
     diagnostic::Code,
@@ -29,6 +33,8 @@ const RULE: &[&str] = &[
 ];
 
 const RULES_MAX: usize = 4_096;
+const URI_BYTES_MAX: usize = 2_048;
+const SPLIT_CLAIMS_MAX: usize = 64;
 
 pub(crate) fn request_authentication(
     reader: &mut Reader<'_>,
@@ -38,22 +44,12 @@ pub(crate) fn request_authentication(
     let mut authentication = RequestAuthentication {
         document: reader.document,
         object: reader.object.clone(),
-        namespace: meta.namespace,
-        name: meta.name,
+        namespace: meta.namespace.clone(),
+        name: meta.name.clone(),
         attachment: Default::default(),
         jwt_rules: Vec::new(),
     };
-    if meta.annotations.contains_key(DRY_RUN) {
-        let metadata = object.get("metadata");
-        let annotations = metadata.as_ref().and_then(|m| m.get("annotations"));
-        let at = annotations.as_ref().and_then(|a| a.get(DRY_RUN));
-        reader.error(
-            Code::DryRun,
-            at.as_ref().unwrap_or(object),
-            format!("a RequestAuthentication has no `{DRY_RUN}`"),
-            "remove the annotation",
-        );
-    }
+    no_dry_run(reader, object, &meta.annotations, "a RequestAuthentication");
     let Some(spec) = object.get("spec") else {
         return Some(authentication);
     };
@@ -82,7 +78,7 @@ pub(crate) fn request_authentication(
 
 fn jwt_rule(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<JwtRule> {
     reader.map(node)?;
-    reader.only_keys(node, "a JWT rule", RULE);
+    let whole = reader.only_keys(node, "a JWT rule", RULE);
     let text = |reader: &mut Reader<'_>, key: &str| {
         let value = reader.field(node, key, Reader::string);
         value.filter(|value| !value.is_empty())
@@ -104,12 +100,18 @@ fn jwt_rule(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<JwtRule> {
         space_delimited_claims: names(reader, node, "spaceDelimitedClaims", Code::EmptyValue),
         timeout_ms: reader.field(node, "timeout", |r, n| duration(r, n, Code::JwtTimeout)),
     };
-    check_keys(reader, node, &rule);
-    Some(rule)
-}
-
-fn check_keys(reader: &mut Reader<'_>, node: &Node<'_>, rule: &JwtRule) {
-    if rule.issuer.is_empty() && rule.jwks_uri.is_none() {
+    if let Some(list) = node.get("spaceDelimitedClaims")
+        && list.items().len() > SPLIT_CLAIMS_MAX
+    {
+        reader.error(
+            Code::TooMany,
+            &list,
+            format!("`spaceDelimitedClaims` has more than {SPLIT_CLAIMS_MAX} items"),
+            "name the claims that rules ask for",
+        );
+    }
+    let empty = |key: &str| node.get(key).is_none_or(|n| n.value.as_str() == Some(""));
+    if whole && ["issuer", "jwksUri", "jwks_uri"].into_iter().all(empty) {
         reader.error(
             Code::JwtIssuer,
             node,
@@ -117,51 +119,57 @@ fn check_keys(reader: &mut Reader<'_>, node: &Node<'_>, rule: &JwtRule) {
             "name the issuer of the tokens",
         );
     }
-    if rule.jwks.is_some() && rule.jwks_uri.is_some() {
-        let at = node.get("jwks");
+    check_keys(reader, node, &rule);
+    Some(rule)
+}
+
+fn check_keys(reader: &mut Reader<'_>, node: &Node<'_>, rule: &JwtRule) {
+    // Written is enough, empty or not.
+    let written: Vec<Node<'_>> = ["jwksUri", "jwks_uri", "jwks"]
+        .into_iter()
+        .filter_map(|key| node.get(key))
+        .collect();
+    if let [first, second, ..] = written.as_slice() {
         reader.error(
             Code::JwksTwice,
-            at.as_ref().unwrap_or(node),
-            "`jwks` and `jwksUri` cannot be set together".into(),
+            second,
+            format!(
+                "`{}` and `{}` cannot be set together",
+                first.name(),
+                second.name()
+            ),
             "keep the one that holds the current keys",
         );
     }
-    if let Some(uri) = &rule.jwks_uri
-        && let Some(reason) = uri_problem(uri)
-    {
-        let at = node.get("jwksUri").or_else(|| node.get("jwks_uri"));
-        reader.error(
-            Code::JwksUri,
-            at.as_ref().unwrap_or(node),
-            format!("`{uri}` cannot be fetched: {reason}"),
-            "write a URL such as `https://issuer.example/keys`",
-        );
-    }
+    check_uri(reader, node);
     if let Some(jwks) = &rule.jwks {
         let at = node.get("jwks");
         check_jwks(reader, at.as_ref().unwrap_or(node), jwks);
     }
 }
 
-fn uri_problem(uri: &str) -> Option<&'static str> {
-    let rest = match uri.split_once("://") {
-        Some(("http" | "https", rest)) => rest,
-        _ => return Some("it must begin with http:// or https://"),
+/// The field had another name in early versions, and the schema still has both.
+fn check_uri(reader: &mut Reader<'_>, node: &Node<'_>) {
+    let Some(at) = node.get("jwksUri").or_else(|| node.get("jwks_uri")) else {
+        return;
     };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
-    let host = authority.rsplit('@').next().unwrap_or("");
-    let (host, port) = match host.rsplit_once(':') {
-        Some((host, port)) if !port.contains(']') => (host, port),
-        _ => (host, ""),
-    };
-    if host.is_empty() {
-        return Some("it names no host");
+    let Some(uri) = at.value.as_str() else { return };
+    let help = "write a URL such as `https://issuer.example/keys`";
+    if uri.is_empty() || uri.len() > URI_BYTES_MAX {
+        let message = format!("`{}` must have 1 to {URI_BYTES_MAX} bytes", at.name());
+        return reader.error(Code::JwksUri, &at, message, help);
     }
-    if rest.bytes().any(|b| b.is_ascii_control() || b == b' ') {
-        return Some("it has a blank or control character");
+    match uri::problem(uri) {
+        None => {}
+        Some(Problem::Refused(reason)) => {
+            let message = format!("`{uri}` cannot be fetched: {reason}");
+            reader.error(Code::JwksUri, &at, message, help);
+        }
+        Some(Problem::Useless(reason)) => {
+            let message = format!("nothing can be fetched from `{uri}`: {reason}");
+            reader.warning(Code::JwksUri, &at, message, help);
+        }
     }
-    let digits = port.bytes().all(|b| b.is_ascii_digit());
-    (!digits || port.len() > 5).then_some("its port is not a number")
 }
 
 /// A key set as RFC 7517 has it: an object with `keys`, or a single key.
@@ -195,8 +203,11 @@ fn check_jwks(reader: &mut Reader<'_>, node: &Node<'_>, text: &str) {
             Some("oct") => &["k"],
             _ => &["kty"],
         };
-        let missing = needed.iter().find(|field| !key[**field].is_string());
-        if let Some(field) = missing {
+        let bad = |field: &&&str| match key[**field].as_str() {
+            Some(text) => !is_key_field(field, text),
+            None => true,
+        };
+        if let Some(field) = needed.iter().find(bad) {
             reader.error(
                 Code::Jwks,
                 node,
@@ -211,6 +222,29 @@ fn check_jwks(reader: &mut Reader<'_>, node: &Node<'_>, text: &str) {
                 format!("key {i} of `jwks` is a private key"),
                 "publish the public half only, and replace the key: it is no longer secret",
             );
+        }
+    }
+}
+
+/// A curve by its name, a number as base64 in either alphabet.
+fn is_key_field(field: &str, text: &str) -> bool {
+    const CURVES: [&str; 8] = [
+        "P-256",
+        "P-384",
+        "P-521",
+        "secp256k1",
+        "Ed25519",
+        "Ed448",
+        "X25519",
+        "X448",
+    ];
+    match field {
+        "kty" => false,
+        "crv" => CURVES.contains(&text),
+        _ => {
+            let digits = text.trim_end_matches('=');
+            let byte = |b: u8| b.is_ascii_alphanumeric() || b"-_+/".contains(&b);
+            !digits.is_empty() && digits.len() % 4 != 1 && digits.bytes().all(byte)
         }
     }
 }
@@ -245,7 +279,7 @@ fn from_headers(reader: &mut Reader<'_>, node: &Node<'_>) -> Vec<JwtHeader> {
         if !not_null(reader, &item) || reader.map(&item).is_none() {
             continue;
         }
-        reader.only_keys(&item, "an item of `fromHeaders`", &["name", "prefix"]);
+        let whole = reader.only_keys(&item, "an item of `fromHeaders`", &["name", "prefix"]);
         let mut text = |key: &str| {
             let value = reader.field(&item, key, Reader::string);
             value.unwrap_or_default()
@@ -254,7 +288,10 @@ fn from_headers(reader: &mut Reader<'_>, node: &Node<'_>) -> Vec<JwtHeader> {
             name: text("name"),
             prefix: text("prefix"),
         };
-        if header.name.is_empty() {
+        let unnamed = item
+            .get("name")
+            .is_none_or(|n| n.value.as_str() == Some(""));
+        if whole && unnamed {
             reader.error(
                 Code::JwtLocation,
                 &item,
@@ -279,18 +316,16 @@ fn output_claims(reader: &mut Reader<'_>, node: &Node<'_>) -> Vec<ClaimToHeader>
         if !not_null(reader, &item) || reader.map(&item).is_none() {
             continue;
         }
-        reader.only_keys(
-            &item,
-            "an item of `outputClaimToHeaders`",
-            &["header", "claim"],
-        );
+        let known = ["header", "claim"];
+        let whole = reader.only_keys(&item, "an item of `outputClaimToHeaders`", &known);
         let mut text = |key: &str| {
             let value = reader.field(&item, key, Reader::string);
             value.unwrap_or_default()
         };
         let (header, claim) = (text("header"), text("claim"));
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-        if header.is_empty() || claim.is_empty() {
+        let empty = |key: &str| item.get(key).is_none_or(|n| n.value.as_str() == Some(""));
+        if whole && known.into_iter().any(empty) {
             reader.error(
                 Code::OutputClaim,
                 &item,

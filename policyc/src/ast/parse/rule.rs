@@ -4,7 +4,10 @@ use super::{not_null, value};
 use crate::{
     ast::{Action, Condition, Operation, Rule, Source},
     diagnostic::Code,
-    read::node::{Node, Reader, nearest},
+    read::{
+        node::{Node, Reader, nearest},
+        value::Value,
+    },
 };
 
 const FROM_MAX: usize = 512;
@@ -80,10 +83,10 @@ fn parts<T>(
             Code::EmptyRulePart,
             &node,
             format!("`{list}` must not be empty"),
-            format!("remove `{list}` to match everything, or name a {inner}"),
+            format!("remove `{list}` to match every {inner}, or name one"),
         );
     }
-    if count > FROM_MAX {
+    if list == "from" && count > FROM_MAX {
         reader.error(
             Code::TooMany,
             &node,
@@ -111,18 +114,22 @@ fn parts<T>(
         }
         // An item that only has unknown or wrong fields has been reported for those.
         let bare = part.as_ref().is_none_or(|p| {
-            p.entries().all(|(k, v)| {
-                known.contains(&k.text.as_str())
-                    && v.items().len() == 0
-                    && v.value.kind() != "a string"
-            })
+            matches!(p.value, Value::Map(_))
+                && p.entries().all(|(k, v)| {
+                    known.contains(&k.text.as_str())
+                        && v.items().len() == 0
+                        && v.value.kind() != "a string"
+                })
         });
         if !has_fields && bare && !misplaced {
             reader.error(
                 Code::EmptyRulePart,
                 part.as_ref().unwrap_or(&item),
                 format!("`{inner}` must name at least one field"),
-                format!("remove the item to match everything, or say which {inner} is meant"),
+                match count {
+                    1 => format!("remove `{list}` to match every {inner}, or say which is meant"),
+                    _ => format!("remove the item, or say which {inner} is meant"),
+                },
             );
         }
     }
@@ -242,13 +249,16 @@ fn values(
 
 fn condition(reader: &mut Reader<'_>, node: &Node<'_>, action: &Action) -> Option<Condition> {
     reader.map(node)?;
-    reader.only_keys(node, "a condition", &["key", "values", "notValues"]);
+    let whole = reader.only_keys(node, "a condition", &["key", "values", "notValues"]);
     let key = reader
         .field(node, "key", Reader::string)
         .unwrap_or_default();
     let key_node = node.get("key");
     let at = key_node.as_ref().unwrap_or(node);
-    if key.is_empty() {
+    let has_key = key_node
+        .as_ref()
+        .is_some_and(|key| key.value.as_str() != Some(""));
+    if !has_key && whole {
         reader.error(
             Code::ConditionKey,
             at,
@@ -265,10 +275,17 @@ fn condition(reader: &mut Reader<'_>, node: &Node<'_>, action: &Action) -> Optio
         not_values: values(reader, node, "notValues", check),
         key,
     };
+    if condition.key == "source.serviceAccount" {
+        for list in ["values", "notValues"].iter().filter_map(|k| node.get(k)) {
+            value::service_account_count(reader, &list);
+        }
+    }
     let given = ["values", "notValues"]
         .iter()
-        .any(|k| node.get(k).is_some_and(|list| list.items().len() > 0));
-    if !given {
+        .filter_map(|k| node.get(k))
+        // What is no list has been reported as that.
+        .any(|list| list.items().len() > 0 || !matches!(list.value, Value::List(_)));
+    if !given && whole {
         // ISTIO: "at least one of `values` or `notValues` must be set"
         reader.error(
             Code::ConditionValues,
@@ -305,35 +322,52 @@ fn not_with_custom(reader: &mut Reader<'_>, node: &Node<'_>, what: &str) {
 /// the use of only HTTP attributes in a DENY rule; it is recommended to explicitly specify the port"
 fn warn_http_only(reader: &mut Reader<'_>, node: &Node<'_>, rule: &Rule) {
     let any_port = |o: &Operation| o.ports.is_some() || o.not_ports.is_some();
-    let any_l4 = |s: &Source| {
-        let lists = [
-            &s.principals,
-            &s.not_principals,
-            &s.namespaces,
-            &s.not_namespaces,
-            &s.service_accounts,
-            &s.not_service_accounts,
-            &s.ip_blocks,
-            &s.not_ip_blocks,
-            &s.remote_ip_blocks,
-            &s.not_remote_ip_blocks,
-            &s.trust_domains,
-            &s.not_trust_domains,
-        ];
-        lists.iter().any(|list| list.is_some())
-    };
     let (from, to) = (rule.from.as_deref(), rule.to.as_deref());
     let warn = match (from, to) {
         (_, Some(to)) => !to.iter().any(any_port),
-        (Some(from), None) => !from.iter().any(any_l4),
+        (Some(from), None) => !from.iter().any(has_l4),
         (None, None) => false,
     };
     if warn {
         reader.warning(
             Code::HttpOnlyDeny,
             node,
-            "this DENY rule uses only HTTP fields, so it denies all traffic to TCP ports".into(),
+            format!(
+                "this DENY rule names no port, and its HTTP fields are dropped on TCP ports: there \
+                 it denies {}",
+                left_on_tcp(rule)
+            ),
             "name the HTTP ports it is meant for: `ports: [\"8080\"]`",
         );
     }
+}
+
+/// What a DENY rule denies on a TCP port that it matches.
+pub(crate) fn left_on_tcp(rule: &Rule) -> &'static str {
+    let sources = rule.from.as_deref();
+    let by_source = sources.is_some_and(|sources| sources.iter().all(has_l4));
+    let other = |c: &Condition| !c.key.starts_with("request.") && c.key != "destination.port";
+    match by_source || rule.when.iter().flatten().any(other) {
+        true => "every connection that the rest of it matches",
+        false => "every connection",
+    }
+}
+
+/// Whether the source has a field that a connection has without HTTP.
+fn has_l4(source: &Source) -> bool {
+    let lists = [
+        &source.principals,
+        &source.not_principals,
+        &source.namespaces,
+        &source.not_namespaces,
+        &source.service_accounts,
+        &source.not_service_accounts,
+        &source.ip_blocks,
+        &source.not_ip_blocks,
+        &source.remote_ip_blocks,
+        &source.not_remote_ip_blocks,
+        &source.trust_domains,
+        &source.not_trust_domains,
+    ];
+    lists.iter().any(|list| list.is_some())
 }

@@ -103,7 +103,7 @@ rules:
             example: r#"operation:
   ports: ["8080"]
 # on pods that declare port 80"#,
-            reason: "The rule is about a port that nobody listens on, as far as the manifests say.",
+            reason: "Of the workloads that the policy applies to, those that declare ports do not declare this one, and no Service sends to it. A container may listen on ports that it does not declare, so the rule may still have an effect; more often the number is wrong.",
             fix: "Correct the port, or declare it in the container.",
         },
     ),

@@ -2,9 +2,10 @@
 //!
 //! [`load`] is the one way in. It reports as many problems as it can find; one error among them
 //! means that nothing may be compiled from the result. Nothing is interpreted in here: `input` gives
-//! texts, `split` documents, `yaml` and `json` values, `node` typed access with diagnostics; what
-//! the values mean is for [`crate::ast`] and [`crate::cluster`].
+//! texts, `split` and `documents` documents, `yaml` and `json` values, `node` typed access with
+//! diagnostics; what the values mean is for [`crate::ast`] and [`crate::cluster`].
 
+mod documents;
 mod duration;
 mod input;
 mod json;
@@ -12,6 +13,7 @@ mod list;
 mod loader;
 pub(crate) mod node;
 mod objects;
+mod parallel;
 mod position;
 mod sources;
 mod split;

@@ -2,11 +2,7 @@
 //! slash or another case changes. It matters where a match keeps callers out: in a DENY rule, and
 //! in an exception of an ALLOW rule.
 
-use super::{
-    fields::{self, Field},
-    value::Values,
-    world::World,
-};
+use super::{fields::Field, value::Values, world::World};
 use crate::{
     ast::{Action, AuthorizationPolicy},
     cluster::PathNormalization,
@@ -15,13 +11,13 @@ use crate::{
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for (_, policy) in world.policies() {
+    for (number, policy) in world.policies() {
         let keeps_out = |field: &Field<'_>| match policy.action {
             Action::Deny => !field.negative,
             Action::Allow => field.negative,
             Action::Audit | Action::Custom { .. } => false,
         };
-        for field in fields::all(policy).iter().filter(|f| keeps_out(f)) {
+        for field in world.fields(number).iter().filter(|f| keeps_out(f)) {
             let values = world.values(policy);
             match field.name {
                 "hosts" | "notHosts" => hosts(world, policy, values, field, &mut found),

@@ -13,24 +13,10 @@ use crate::{
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for (_, policy) in world.policies() {
+    for (number, policy) in world.policies() {
         let values = world.values(policy);
-        for (source, part) in fields::sources(policy) {
-            pairs(
-                world,
-                policy,
-                values,
-                &fields::source(source, part),
-                &mut found,
-            );
-        }
-        for (operation, part) in fields::operations(policy) {
-            let fields = fields::operation(operation, part);
-            pairs(world, policy, values, &fields, &mut found);
-        }
-        for (condition, part) in fields::conditions(policy) {
-            let fields = fields::condition(condition, part);
-            pairs(world, policy, values, &fields, &mut found);
+        for part in world.fields(number).chunk_by(|a, b| a.is_beside(b)) {
+            pairs(world, policy, values, part, &mut found);
         }
         for (source, part) in fields::sources(policy) {
             elsewhere(world, policy, source, part, &mut found);

@@ -24,9 +24,13 @@ impl<'a> Parts<'a> {
         let to = rule.to.as_ref();
         let when = rule.when.iter().flatten();
         Self {
-            from: from.map(|list| list.iter().map(|s| source(s, nowhere)).collect()),
-            to: to.map(|list| list.iter().map(|o| operation(o, nowhere)).collect()),
-            when: when.map(|c| condition(c, nowhere)).collect(),
+            from: from.map(|list| list.iter().map(|s| source(s, nowhere).collect()).collect()),
+            to: to.map(|list| {
+                list.iter()
+                    .map(|o| operation(o, nowhere).collect())
+                    .collect()
+            }),
+            when: when.map(|c| condition(c, nowhere).collect()).collect(),
             http: has_http(rule),
         }
     }

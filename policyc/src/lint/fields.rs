@@ -58,10 +58,16 @@ impl Field<'_> {
     pub fn path(&self) -> Path {
         self.part.path().key(self.key)
     }
+
+    /// Whether two lists are in one source, operation or condition.
+    pub fn is_beside(&self, other: &Field<'_>) -> bool {
+        (self.part.rule, self.part.list, self.part.item)
+            == (other.part.rule, other.part.list, other.part.item)
+    }
 }
 
 /// The fields of a source, absent ones left out.
-pub fn source<'a>(source: &'a Source, part: Part<'a>) -> Vec<Field<'a>> {
+pub fn source<'a>(source: &'a Source, part: Part<'a>) -> impl Iterator<Item = Field<'a>> {
     let lists = [
         ("principals", &source.principals),
         ("notPrincipals", &source.not_principals),
@@ -78,11 +84,11 @@ pub fn source<'a>(source: &'a Source, part: Part<'a>) -> Vec<Field<'a>> {
         ("remoteIpBlocks", &source.remote_ip_blocks),
         ("notRemoteIpBlocks", &source.not_remote_ip_blocks),
     ];
-    written(&lists, part)
+    written(lists, part)
 }
 
 /// The fields of an operation, absent ones left out.
-pub fn operation<'a>(operation: &'a Operation, part: Part<'a>) -> Vec<Field<'a>> {
+pub fn operation<'a>(operation: &'a Operation, part: Part<'a>) -> impl Iterator<Item = Field<'a>> {
     let lists = [
         ("hosts", &operation.hosts),
         ("notHosts", &operation.not_hosts),
@@ -93,20 +99,19 @@ pub fn operation<'a>(operation: &'a Operation, part: Part<'a>) -> Vec<Field<'a>>
         ("paths", &operation.paths),
         ("notPaths", &operation.not_paths),
     ];
-    written(&lists, part)
+    written(lists, part)
 }
 
 /// The two lists of a condition, under the name of its key.
-pub fn condition<'a>(condition: &'a Condition, part: Part<'a>) -> Vec<Field<'a>> {
+pub fn condition<'a>(condition: &'a Condition, part: Part<'a>) -> impl Iterator<Item = Field<'a>> {
     let lists = [
         ("values", &condition.values),
         ("notValues", &condition.not_values),
     ];
-    let mut fields = written(&lists, part);
-    for field in &mut fields {
-        field.name = &condition.key;
-    }
-    fields
+    written(lists, part).map(|field| Field {
+        name: &condition.key,
+        ..field
+    })
 }
 
 /// All sources of a policy, with their places.
@@ -159,11 +164,11 @@ fn parts<'a, T: 'a>(
     })
 }
 
-fn written<'a>(
-    lists: &[(&'static str, &'a Option<Vec<String>>)],
+fn written<'a, const N: usize>(
+    lists: [(&'static str, &'a Option<Vec<String>>); N],
     part: Part<'a>,
-) -> Vec<Field<'a>> {
-    let given = |(name, list): &(&'static str, &'a Option<Vec<String>>)| {
+) -> impl Iterator<Item = Field<'a>> {
+    lists.into_iter().filter_map(move |(name, list)| {
         Some(Field {
             name,
             negative: name.starts_with("not"),
@@ -171,6 +176,5 @@ fn written<'a>(
             part,
             key: name,
         })
-    };
-    lists.iter().filter_map(given).collect()
+    })
 }

@@ -1,6 +1,6 @@
 //! DENY rules about metadata of Envoy's filters, which is not there without those filters.
 
-use super::{fields, world::World};
+use super::world::World;
 use crate::{
     ast::Action,
     diagnostic::{Code, Diagnostic, Severity},
@@ -9,8 +9,8 @@ use crate::{
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     let denies = world.policies().filter(|(_, p)| p.action == Action::Deny);
-    for (_, policy) in denies {
-        for field in fields::all(policy) {
+    for (number, policy) in denies {
+        for field in world.fields(number) {
             if field.negative || !field.name.starts_with("experimental.envoy.filters.") {
                 continue;
             }

@@ -1,6 +1,6 @@
 //! Suffixes that match more than their writer thinks of.
 
-use super::{fields, world::World};
+use super::world::World;
 use crate::{
     ast::Action,
     diagnostic::{Code, Diagnostic, Severity},
@@ -8,8 +8,8 @@ use crate::{
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for (_, policy) in world.policies() {
-        for field in fields::all(policy) {
+    for (number, policy) in world.policies() {
+        for field in world.fields(number) {
             // A wide positive value lets in too many; so does a wide exception of a DENY.
             let opens = match policy.action {
                 Action::Allow => !field.negative,

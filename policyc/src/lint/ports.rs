@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 
 use super::{
-    fields,
     rule::may_allow,
     world::{Target, World, enforces, rules},
 };
@@ -28,7 +27,7 @@ fn named_ports(
     policy: &AuthorizationPolicy,
     found: &mut Vec<Diagnostic>,
 ) {
-    let fields = fields::all(policy);
+    let fields = world.fields(number);
     let mut fields = fields
         .iter()
         .filter(|f| matches!(f.name, "ports" | "notPorts" | "destination.port"))

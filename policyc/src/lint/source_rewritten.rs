@@ -1,7 +1,7 @@
 //! Address rules on workloads whose callers come through a NodePort or a load balancer: the node
 //! rewrites the source before the pod, and we, see it.
 
-use super::{fields, world::World};
+use super::world::World;
 use crate::{
     cluster::Service,
     diagnostic::{Code, Diagnostic, Severity},
@@ -10,7 +10,7 @@ use crate::{
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (number, policy) in world.policies() {
-        let fields = fields::all(policy);
+        let fields = world.fields(number);
         let addresses = |name: &str| matches!(name, "ipBlocks" | "notIpBlocks" | "source.ip");
         let Some(field) = fields.iter().find(|f| addresses(f.name)) else {
             continue;

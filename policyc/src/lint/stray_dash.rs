@@ -30,10 +30,11 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
                 ));
             }
         }
-        let sources = fields::sources(policy).map(|(s, part)| (fields::source(s, part), part));
+        let sources =
+            fields::sources(policy).map(|(s, part)| (fields::source(s, part).collect(), part));
         items(world, policy, sources, may_be_one_source, &mut found);
-        let operations =
-            fields::operations(policy).map(|(o, part)| (fields::operation(o, part), part));
+        let operations = fields::operations(policy)
+            .map(|(o, part)| (fields::operation(o, part).collect(), part));
         items(world, policy, operations, |a, b| a != b, &mut found);
     }
     found

@@ -1,12 +1,12 @@
 //! Rules about tokens on workloads where no RequestAuthentication verifies any.
 
-use super::{fields, world::World};
+use super::world::World;
 use crate::diagnostic::{Code, Diagnostic, Severity};
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
     for (number, policy) in world.policies() {
-        let fields = fields::all(policy);
+        let fields = world.fields(number);
         let asks = |name: &str| {
             matches!(name, "requestPrincipals" | "notRequestPrincipals")
                 || name.starts_with("request.auth.")

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
 };
 
-use super::{fields, world::World};
+use super::world::World;
 use crate::{
     ast::AuthorizationPolicy,
     diagnostic::{Code, Diagnostic, Path, Severity},
@@ -74,9 +74,9 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     }
     let known = Identities::new(world);
     let mut found = Vec::new();
-    for (_, policy) in world.policies() {
+    for (number, policy) in world.policies() {
         // A not-form that names nobody excludes nobody: a misspelt one is as bad.
-        for field in fields::all(policy) {
+        for field in world.fields(number) {
             for (i, value) in field.values.iter().enumerate() {
                 let problem = match field.name {
                     "principals" | "notPrincipals" | "source.principal" => {

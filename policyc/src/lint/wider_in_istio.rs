@@ -2,7 +2,7 @@
 //! identity, `ns/NAMESPACE/sa/ACCOUNT`, and a star crosses the slashes; here a pattern is compared
 //! with the namespace alone.
 
-use super::{fields, world::World};
+use super::world::World;
 use crate::{
     ast::Action,
     diagnostic::{Code, Diagnostic, Severity},
@@ -10,8 +10,8 @@ use crate::{
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
-    for (_, policy) in world.policies().filter(|(_, p)| !p.dry_run) {
-        for field in fields::all(policy) {
+    for (number, policy) in world.policies().filter(|(_, p)| !p.dry_run) {
+        for field in world.fields(number) {
             if !matches!(
                 field.name,
                 "namespaces" | "notNamespaces" | "source.namespace"

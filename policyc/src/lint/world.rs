@@ -2,7 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::value::Values;
+use super::{
+    fields::{self, Field},
+    value::Values,
+};
 use crate::{
     ast::{Action, AuthorizationPolicy, Rule},
     attach::Attachments,
@@ -25,6 +28,7 @@ pub struct World<'a> {
     pub targets_of: Vec<Vec<usize>>,
     /// What the policies resolve to.
     pub program: Program,
+    fields: Vec<Vec<Field<'a>>>,
     services: BTreeMap<&'a str, Vec<&'a Service>>,
     /// Numbers of targets by namespace.
     in_namespace: BTreeMap<&'a str, Vec<usize>>,
@@ -93,9 +97,15 @@ impl<'a> World<'a> {
             targets,
             targets_of,
             program,
+            fields: cluster.policies.iter().map(fields::all).collect(),
             services,
             in_namespace,
         })
+    }
+
+    /// Every list of values of a policy.
+    pub fn fields(&self, policy: usize) -> &[Field<'a>] {
+        self.fields.get(policy).map_or(&[], Vec::as_slice)
     }
 
     /// Each policy with its number.

@@ -22,13 +22,9 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
         // (port, workload)
         let mut tcp: BTreeSet<(u16, String)> = BTreeSet::new();
         for target in world.targets_of(number) {
-            let services = world.services_of(target);
-            for port in &target.template.ports {
-                let protocol = target
-                    .template
-                    .protocol(target.namespace, port.port, &services);
-                if protocol == Protocol::Tcp {
-                    tcp.insert((port.port, world.names([target])));
+            for (port, protocol) in &target.ports {
+                if *protocol == Protocol::Tcp {
+                    tcp.insert((*port, world.names([target])));
                 }
             }
         }

@@ -19,78 +19,121 @@ const PAIRS_MAX: usize = 250_000;
 
 /// A DENY policy, its rules taken apart.
 struct Deny<'a> {
-    number: usize,
     policy: &'a AuthorizationPolicy,
     catch_all: bool,
     rules: Vec<(usize, Parts<'a>)>,
 }
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
-    let denies = denies(world);
+    let denies = Denies::new(world);
     let mut allow_rules: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, policy) in allows(world) {
         *allow_rules.entry(&policy.namespace).or_default() += rules(policy).count();
     }
-    let root = world.cluster.mesh.root_namespace.as_str();
-    let none = Vec::new();
     let mut found = Vec::new();
     for (number, policy) in allows(world) {
-        let own = denies.get(policy.namespace.as_str()).unwrap_or(&none);
-        let wide = denies.get(root).filter(|_| policy.namespace != root);
-        let near = own.iter().chain(wide.unwrap_or(&none));
-        let of_all: Vec<&Deny<'_>> = near
-            .filter(|deny| applies_to(world, deny, number, policy))
-            .collect();
-        if let Some(deny) = of_all.iter().find(|deny| deny.catch_all) {
-            found.push(report(world, policy, deny.policy));
+        if let Some(deny) = denies.catch_all(world, number, policy) {
+            found.push(report(world, policy, deny));
             continue;
         }
-        let against: usize = of_all.iter().map(|deny| deny.rules.len()).sum();
+        let against: usize = denies.near(policy).map(|deny| deny.rules.len()).sum();
         let rules = allow_rules.get(policy.namespace.as_str()).copied();
         if against * rules.unwrap_or(0) <= PAIRS_MAX {
-            shadowed(world, policy, &of_all, &mut found);
+            let wide = denies.near(policy);
+            let wide: Vec<_> = wide
+                .filter(|deny| applies_wherever(world, deny.policy, policy))
+                .collect();
+            shadowed(world, policy, &wide, &mut found);
         }
     }
     found
+}
+
+/// A namespace, and one of the labels that a policy there asks for.
+type Place<'a> = (&'a str, Option<(&'a str, &'a str)>);
+
+/// The DENY policies, filed by namespace and by one of the labels that they ask for.
+struct Denies<'a> {
+    all: Vec<Deny<'a>>,
+    by_place: BTreeMap<Place<'a>, Vec<usize>>,
+    root: &'a str,
+    /// For each target, a DENY policy that denies everything there.
+    on_target: Vec<Option<&'a AuthorizationPolicy>>,
+}
+
+impl<'a> Denies<'a> {
+    fn new(world: &World<'a>) -> Self {
+        let mut denies = Self {
+            all: Vec::new(),
+            by_place: BTreeMap::new(),
+            root: &world.cluster.mesh.root_namespace,
+            on_target: vec![None; world.targets.len()],
+        };
+        // As the workload's default, such a rule denies only what nothing allows.
+        let is_default = world.catch_all_deny == CatchAllDeny::DefaultDeny;
+        for (number, policy) in world.policies() {
+            if !enforces(policy, &Action::Deny) {
+                continue;
+            }
+            let kept = rules(policy).filter(|(_, rule)| !(is_default && is_catch_all(rule)));
+            let catch_all = !is_default && rules(policy).any(|(_, rule)| is_catch_all(rule));
+            let label = policy.attachment.selector.iter().flatten().next();
+            let label = label.map(|(k, v)| (k.as_str(), v.as_str()));
+            let place = denies.by_place.entry((&policy.namespace, label));
+            place.or_default().push(denies.all.len());
+            denies.all.push(Deny {
+                policy,
+                catch_all,
+                rules: kept.map(|(i, rule)| (i, Parts::new(rule))).collect(),
+            });
+            for target in world.targets_of.get(number).into_iter().flatten() {
+                if catch_all && let Some(on_target) = denies.on_target.get_mut(*target) {
+                    on_target.get_or_insert(policy);
+                }
+            }
+        }
+        denies
+    }
+
+    /// Those that may apply wherever the policy does.
+    fn near<'s>(&'s self, policy: &'s AuthorizationPolicy) -> impl Iterator<Item = &'s Deny<'a>> {
+        let own = policy.namespace.as_str();
+        let namespaces = [Some(own), Some(self.root).filter(|root| *root != own)];
+        let labels = policy.attachment.selector.iter().flatten();
+        let labels = labels.map(|(k, v)| Some((k.as_str(), v.as_str())));
+        let places = namespaces.into_iter().flatten().flat_map(move |namespace| {
+            let all = std::iter::once(None).chain(labels.clone());
+            all.map(move |label| (namespace, label))
+        });
+        let numbers = places
+            .filter_map(|place| self.by_place.get(&place))
+            .flatten();
+        numbers.filter_map(|number| self.all.get(*number))
+    }
+
+    /// A DENY policy that denies everything wherever the ALLOW policy is, or on all given workloads
+    /// of it.
+    fn catch_all(
+        &self,
+        world: &World<'_>,
+        number: usize,
+        policy: &AuthorizationPolicy,
+    ) -> Option<&'a AuthorizationPolicy> {
+        let mut near = self.near(policy).filter(|deny| deny.catch_all);
+        let wide = near.find(|deny| applies_wherever(world, deny.policy, policy));
+        let targets = world.targets_of.get(number).map_or(&[][..], Vec::as_slice);
+        let mut on_targets = targets.iter().map(|t| self.on_target.get(*t).copied()?);
+        wide.map(|deny| deny.policy).or_else(|| {
+            let first = on_targets.next()??;
+            on_targets.all(|deny| deny.is_some()).then_some(first)
+        })
+    }
 }
 
 /// The ALLOW policies that have rules.
 fn allows<'a>(world: &World<'a>) -> impl Iterator<Item = (usize, &'a AuthorizationPolicy)> {
     let all = world.policies();
     all.filter(|(_, p)| enforces(p, &Action::Allow) && rules(p).next().is_some())
-}
-
-fn denies<'a>(world: &World<'a>) -> BTreeMap<&'a str, Vec<Deny<'a>>> {
-    let mut denies: BTreeMap<&str, Vec<Deny<'_>>> = BTreeMap::new();
-    // As the workload's default, such a rule denies only what nothing allows.
-    let is_default = world.catch_all_deny == CatchAllDeny::DefaultDeny;
-    for (number, policy) in world.policies() {
-        if !enforces(policy, &Action::Deny) {
-            continue;
-        }
-        let kept = rules(policy).filter(|(_, rule)| !(is_default && is_catch_all(rule)));
-        denies.entry(&policy.namespace).or_default().push(Deny {
-            number,
-            policy,
-            catch_all: !is_default && rules(policy).any(|(_, rule)| is_catch_all(rule)),
-            rules: kept.map(|(i, rule)| (i, Parts::new(rule))).collect(),
-        });
-    }
-    denies
-}
-
-/// Whether the DENY is there wherever the ALLOW policy is.
-fn applies_to(
-    world: &World<'_>,
-    deny: &Deny<'_>,
-    number: usize,
-    policy: &AuthorizationPolicy,
-) -> bool {
-    applies_wherever(world, deny.policy, policy) || {
-        // It is not as wide as the policy, but may still cover all given workloads.
-        let mut targets = world.targets_of(number).peekable();
-        targets.peek().is_some() && targets.all(|t| t.policies.binary_search(&deny.number).is_ok())
-    }
 }
 
 /// Reports each rule that a DENY rule covers.

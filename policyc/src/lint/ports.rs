@@ -9,16 +9,31 @@ use super::{
 };
 use crate::{
     ast::{Action, AuthorizationPolicy},
+    cluster::Protocol,
     diagnostic::{Code, Diagnostic, Severity},
 };
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
+    let closed: Vec<Vec<u16>> = world.targets.iter().map(|t| closed(world, t)).collect();
     for (number, policy) in world.policies() {
         named_ports(world, number, policy, &mut found);
-        closed_ports(world, number, policy, &mut found);
+        closed_ports(world, number, policy, &closed, &mut found);
     }
     found
+}
+
+/// The declared ports of a target that no ALLOW rule can let anybody in on.
+fn closed(world: &World<'_>, target: &Target<'_>) -> Vec<u16> {
+    let allows = world
+        .policies_of(target)
+        .filter(|p| enforces(p, &Action::Allow));
+    let rules: Vec<_> = allows.flat_map(|p| p.rules.iter().flatten()).collect();
+    let open = |(port, protocol): &(u16, Protocol)| {
+        rules.iter().any(|rule| may_allow(rule, *port, *protocol))
+    };
+    let ports = target.ports.iter().filter(|port| !open(port));
+    ports.map(|(port, _)| *port).collect()
 }
 
 fn named_ports(
@@ -106,6 +121,7 @@ fn closed_ports(
     world: &World<'_>,
     number: usize,
     policy: &AuthorizationPolicy,
+    closed_on: &[Vec<u16>],
     found: &mut Vec<Diagnostic>,
 ) {
     if !enforces(policy, &Action::Allow) || rules(policy).next().is_none() {
@@ -113,26 +129,12 @@ fn closed_ports(
     }
     let mut closed: BTreeSet<u16> = BTreeSet::new();
     let mut on = Vec::new();
-    for target in world.targets_of(number) {
-        let open = |port: u16| {
-            let protocol = world.protocol(target, port);
-            let allows = world
-                .policies_of(target)
-                .filter(|p| enforces(p, &Action::Allow));
-            let mut all = allows.flat_map(|p| p.rules.iter().flatten());
-            all.any(|rule| may_allow(rule, port, protocol))
-        };
+    for target in world.targets_of.get(number).into_iter().flatten() {
+        let ports = closed_on.get(*target).into_iter().flatten();
         let before = closed.len();
-        closed.extend(
-            target
-                .template
-                .ports
-                .iter()
-                .map(|p| p.port)
-                .filter(|p| !open(*p)),
-        );
+        closed.extend(ports);
         if closed.len() > before {
-            on.push(target);
+            on.extend(world.targets.get(*target));
         }
     }
     if closed.is_empty() {
@@ -146,7 +148,7 @@ fn closed_ports(
         format!(
             "since an ALLOW policy applies to {}, what no ALLOW rule names is denied: nobody can \
              reach port {}",
-            world.names(on.iter().copied()),
+            world.names(on),
             list(&closed)
         ),
         "add a rule for the port, or remove it from the pod if nobody should reach it",

@@ -46,6 +46,8 @@ pub struct Target<'a> {
     pub policies: Vec<usize>,
     /// The RequestAuthentications that apply, as indexes into the cluster's.
     pub authentications: Vec<usize>,
+    /// The declared ports, with what they are declared to speak.
+    pub ports: Vec<(u16, Protocol)>,
     /// One of them verifies tokens.
     pub tokens: bool,
 }
@@ -89,6 +91,17 @@ impl<'a> World<'a> {
                 .entry(&service.namespace)
                 .or_default()
                 .push(service);
+        }
+        for target in &mut targets {
+            let near = services
+                .get(target.namespace)
+                .into_iter()
+                .flatten()
+                .copied();
+            let near: Vec<_> = near.filter(|s| s.selects(target.template)).collect();
+            let declared = target.template.ports.iter().map(|p| p.port);
+            let speaks = |port| target.template.protocol(target.namespace, port, &near);
+            target.ports = declared.map(|port| (port, speaks(port))).collect();
         }
         Ok(Self {
             loaded,
@@ -149,6 +162,9 @@ impl<'a> World<'a> {
 
     /// What a target's port is declared to speak.
     pub fn protocol(&self, target: &Target<'_>, port: u16) -> Protocol {
+        if let Some((_, protocol)) = target.ports.iter().find(|(p, _)| *p == port) {
+            return *protocol;
+        }
         let services = self.services_of(target);
         target.template.protocol(target.namespace, port, &services)
     }
@@ -267,6 +283,7 @@ fn bare_targets(cluster: &Cluster) -> Vec<Target<'_>> {
         },
         policies: Vec::new(),
         authentications: Vec::new(),
+        ports: Vec::new(),
         tokens: false,
     });
     let workloads = cluster.workloads.iter().map(|workload| Target {
@@ -280,6 +297,7 @@ fn bare_targets(cluster: &Cluster) -> Vec<Target<'_>> {
         },
         policies: Vec::new(),
         authentications: Vec::new(),
+        ports: Vec::new(),
         tokens: false,
     });
     pods.chain(workloads).collect()

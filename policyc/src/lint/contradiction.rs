@@ -21,6 +21,7 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
         for (source, part) in fields::sources(policy) {
             elsewhere(world, policy, source, part, &mut found);
         }
+        across(world, policy, values, world.fields(number), &mut found);
         for (i, rule) in rules(policy) {
             repeated_keys(world, policy, rule, i, &mut found);
         }
@@ -68,6 +69,60 @@ fn pairs(
             ));
         }
     }
+}
+
+/// A field of a source or an operation, or a condition, against an exclusion by another condition of
+/// the same rule: all of them must hold.
+fn across(
+    world: &World<'_>,
+    policy: &AuthorizationPolicy,
+    values: Values<'_>,
+    fields: &[Field<'_>],
+    found: &mut Vec<Diagnostic>,
+) {
+    let conditions = fields.iter().filter(|f| f.negative && f.name.contains('.'));
+    for negative in conditions {
+        let against = fields.iter().filter(|f| {
+            let same = f.name == negative.name || attribute(f.name) == Some(negative.name);
+            !f.negative && same && f.is_in_rule_of(negative) && !f.is_beside(negative)
+        });
+        for positive in against {
+            let excluded = |value: &String| {
+                let mut wide = negative.values.iter();
+                wide.any(|wide| values.cover(positive.name, wide, value))
+            };
+            if !positive.values.iter().all(excluded) {
+                continue;
+            }
+            found.push(world.about(
+                policy,
+                Code::Contradiction,
+                Severity::Warning,
+                positive.path(),
+                format!(
+                    "a condition of the same rule excludes every value of `{}` with \
+                     `notValues` of `{}`, and both must hold, so this never matches",
+                    positive.name, negative.name
+                ),
+                "remove one of the two, or narrow the exclusion",
+            ));
+        }
+    }
+}
+
+/// The attribute that a field asks about.
+fn attribute(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "principals" => "source.principal",
+        "namespaces" => "source.namespace",
+        "serviceAccounts" => "source.serviceAccount",
+        "trustDomains" => "source.trustDomain",
+        "ipBlocks" => "source.ip",
+        "remoteIpBlocks" => "remote.ip",
+        "requestPrincipals" => "request.auth.principal",
+        "ports" => "destination.port",
+        _ => return None,
+    })
 }
 
 /// A principal names its namespace; `namespaces` beside it must hold as well.

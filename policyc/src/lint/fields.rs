@@ -59,6 +59,11 @@ impl Field<'_> {
         self.part.path().key(self.key)
     }
 
+    /// Whether two lists are in one rule.
+    pub fn is_in_rule_of(&self, other: &Field<'_>) -> bool {
+        self.part.rule == other.part.rule
+    }
+
     /// Whether two lists are in one source, operation or condition.
     pub fn is_beside(&self, other: &Field<'_>) -> bool {
         (self.part.rule, self.part.list, self.part.item)

@@ -192,6 +192,11 @@ fn target_ref(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<TargetRef> {
             "remove `namespace`",
         );
     }
+    check_kind(reader, node, &target);
+    Some(target)
+}
+
+fn check_kind(reader: &mut Reader<'_>, node: &Node<'_>, target: &TargetRef) {
     let group = match target.group.as_str() {
         "core" => "",
         group => group,
@@ -216,5 +221,4 @@ fn target_ref(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<TargetRef> {
             help,
         );
     }
-    Some(target)
 }

@@ -6,7 +6,7 @@ pub const PAGES: &[(Code, Page)] = &[
     (
         Code::NeverEffectiveAllow,
         Page {
-            title: "An ALLOW policy can never take effect, because a DENY policy denies everything",
+            title: "An ALLOW policy can never take effect, because DENY denies all that it matches",
             example: r#"# one policy
 selector: {matchLabels: {app: backend}}
 action: DENY
@@ -16,7 +16,7 @@ selector: {matchLabels: {app: backend}}
 rules:
 - from:
   - source: {principals: ["cluster.local/ns/default/sa/frontend"]}"#,
-            reason: "DENY is looked at before ALLOW and always wins; there is no order, no priority and no exception by being more specific. A DENY rule without from, to and when matches every request. Many tutorials expect the ALLOW to be an exception to it.",
+            reason: "DENY is looked at before ALLOW and always wins; there is no order, no priority and no exception by being more specific. A DENY rule without from, to and when matches every request. Many tutorials expect the ALLOW to be an exception to it. A narrower DENY rule does the same to each ALLOW rule that it covers.",
             fix: "Write the deny-all policy as an ALLOW policy that allows nothing, `spec: {}` with its selector: it makes the workload default-deny, and other ALLOW policies are the exceptions. `--catch-all-deny=default-deny` reads such a DENY that way without a change to the files.",
         },
     ),
@@ -29,7 +29,7 @@ rules:
   - source: {namespaces: ["shop"]}
 - from:
   - source: {namespaces: ["shop"], ipBlocks: ["10.0.0.0/8"]}"#,
-            reason: "Rules of one action are alternatives. A rule that is covered by a wider one changes nothing; either it is left over, or the wider one is wider than meant.",
+            reason: "Rules of one action are alternatives. A rule that is covered by a wider one changes nothing; either it is left over, or the wider one is wider than meant. Among more than 512 rules of a namespace, only rules of one policy are compared.",
             fix: "Remove the rule, or narrow the other one.",
         },
     ),
@@ -50,7 +50,7 @@ rules:
             title: "No workload has this identity",
             example: r#"principals: ["cluster.local/ns/default/sa/frontend"]
 # and Deployment frontend without serviceAccountName"#,
-            reason: "A principal names a service account, not a Deployment. A pod without `serviceAccountName` runs as `default`, so an identity named after the Deployment belongs to nobody, and the rule matches nobody.",
+            reason: "A principal names a service account, not a Deployment. A pod without `serviceAccountName` runs as `default`, so an identity named after the Deployment belongs to nobody, and the rule matches nobody; under a not-form it excludes nobody.",
             fix: "Set `serviceAccountName` in the pod template, or name the account that the pods run as.",
         },
     ),
@@ -79,7 +79,7 @@ rules:
             example: r#"operation:
   methods: ["GET", "POST"]
   notMethods: ["P*"]"#,
-            reason: "A field and its not-form must both hold, so the value can never match. If all values of the field are excluded, nothing matches at all.",
+            reason: "A field and its not-form must both hold, so the value can never match. If all values of the field are excluded, nothing matches at all. Conditions of one rule must all hold as well, with each other and with `from` and `to`.",
             fix: "Remove the value, or narrow the exclusion.",
         },
     ),
@@ -165,7 +165,7 @@ spec: {mtls: {mode: STRICT}}"#,
 rules:
 - to:
   - operation: {hosts: ["admin.example"]}"#,
-            reason: "The Host header is compared as it is sent, and a client may add the port: `admin.example:443` is another host to this rule.",
+            reason: "The Host header is compared as it is sent, and a client may add the port: `admin.example:443` is another host to this rule. The same goes for `notHosts` in an ALLOW rule: the exception is not met, and the caller is let in.",
             fix: r#"Write both: `hosts: ["admin.example", "admin.example:*"]`."#,
         },
     ),
@@ -177,7 +177,7 @@ rules:
 rules:
 - to:
   - operation: {paths: ["/admin"]}"#,
-            reason: "The rule matches one spelling. Servers often treat `/admin/`, `//admin` or `/ADMIN` alike, and those are not denied.",
+            reason: "The rule matches one spelling. Servers often treat `/admin/`, `//admin` or `/ADMIN` alike, and those are not denied. The same goes for `notPaths` in an ALLOW rule.",
             fix: "Deny a prefix, or turn it around: an ALLOW policy that lists what is allowed denies every other spelling.",
         },
     ),
@@ -197,7 +197,7 @@ principals: ["*frontend"]"#,
             title: "A rule asks for tokens that nobody verifies",
             example: r#"requestPrincipals: ["*"]
 # without a RequestAuthentication"#,
-            reason: "A token counts only after a RequestAuthentication has verified it. Without one, no request has a principal: positive rules match nothing, negative ones everything.",
+            reason: "A token counts only after a RequestAuthentication has verified it. Without one, or with one that has no `jwtRules`, no request has a principal: positive rules match nothing, negative ones everything.",
             fix: "Add a RequestAuthentication for the same workloads.",
         },
     ),
@@ -244,7 +244,7 @@ spec:
   - source: {namespaces: ["shop"]}
 - to:
   - operation: {methods: ["GET"]}"#,
-            reason: "Each dash begins an alternative. Two rules with one part each let in everybody from `shop`, and every GET from anywhere; one rule with both parts lets in GETs from `shop`.",
+            reason: "Each dash begins an alternative. Two rules with one part each let in everybody from `shop`, and every GET from anywhere; one rule with both parts lets in GETs from `shop`. In the same way two operations, one with methods and one with paths, let in every such method on any path.",
             fix: "If both must hold, remove the dash. If an OR is meant, write both parts into each rule to say so.",
         },
     ),

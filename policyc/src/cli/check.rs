@@ -61,6 +61,8 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             writeln!(stdout(), "{}", account(&loaded.cluster, &summary(&found)))?;
         }
     }
+    // The process ends here, and its memory with it.
+    std::mem::forget(loaded);
     Ok(outcome)
 }
 

@@ -155,11 +155,11 @@ impl<'t> Builder<'t> {
         yaml::kubectl_reads_as(part).is_some() && self.yaml.is_some_and(|t| yaml::is_plain(t, part))
     }
 
-    fn inside<T>(&self, step: Step, build: impl FnOnce() -> T) -> T {
+    /// Builds what is one step further. The step is given back, so that no key is copied.
+    fn inside<T>(&self, step: Step, build: impl FnOnce() -> T) -> (T, Option<Step>) {
         self.state.borrow_mut().path.push(step);
         let built = build();
-        self.state.borrow_mut().path.pop();
-        built
+        (built, self.state.borrow_mut().path.pop())
     }
 
     fn fault(&self, fault: Fault, key: &str) {
@@ -236,7 +236,7 @@ impl<'de> Visitor<'de> for &Builder<'_> {
         let mut list = Vec::new();
         loop {
             let step = Step::Index(u32::try_from(list.len()).unwrap_or(u32::MAX));
-            match self.inside(step, || access.next_element_seed(self))? {
+            match self.inside(step, || access.next_element_seed(self)).0? {
                 Some(value) => list.push(value),
                 None => return Ok(Value::List(list)),
             }
@@ -255,10 +255,13 @@ impl<'de> Visitor<'de> for &Builder<'_> {
             if duplicate {
                 self.fault(Fault::DuplicateKey, &key.text);
             }
-            let step = Step::Key(key.text.clone());
-            let value = self.inside(step, || access.next_value_seed(self))?;
-            if !duplicate || self.with_duplicates {
-                entries.push((key, value));
+            let Key { text, not_a_string } = key;
+            let (value, step) = self.inside(Step::Key(text), || access.next_value_seed(self));
+            let value = value?;
+            if let Some(Step::Key(text)) = step
+                && (!duplicate || self.with_duplicates)
+            {
+                entries.push((Key { text, not_a_string }, value));
             }
         }
         Ok(Value::Map(entries))

@@ -5,7 +5,7 @@ use super::world::World;
 use crate::{
     ast::{Action, Attachment, TargetRef},
     attach,
-    diagnostic::{At, Code, Diagnostic, Path, Severity},
+    diagnostic::{At, Code, Diagnostic, Severity},
 };
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
@@ -38,7 +38,14 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
             document: policy.document,
             path: policy.object.clone(),
         };
-        found.push(report(at, &policy.attachment, severity, effect, name));
+        found.push(report(
+            world,
+            at,
+            &policy.attachment,
+            severity,
+            effect,
+            name,
+        ));
     }
     for (number, written) in world.cluster.request_authentications.iter().enumerate() {
         let mut targets = world.targets.iter();
@@ -54,6 +61,7 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
         let name = format!("{}/{}", written.namespace, written.name);
         let effect = "it verifies nothing here";
         found.push(report(
+            world,
             at,
             &written.attachment,
             Severity::Warning,
@@ -65,6 +73,7 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
 }
 
 fn report(
+    world: &World<'_>,
     object: At,
     attachment: &Attachment,
     severity: Severity,
@@ -76,7 +85,13 @@ fn report(
         .iter()
         .map(|target| format!("{} `{}`", target.kind, target.name))
         .collect();
-    let spec: Path = object.path.key("spec");
+    let spec = object.path.key("spec");
+    // The older field names one.
+    let one = spec.key("targetRef");
+    let path = match world.loaded.sources.has(object.document, &one) {
+        true => one,
+        false => spec.key("targetRefs"),
+    };
     Diagnostic {
         code: Code::NotServed,
         severity,
@@ -86,7 +101,7 @@ fn report(
         ),
         at: At {
             document: object.document,
-            path: spec.key("targetRefs"),
+            path,
         },
         help: format!(
             "select the pods themselves with `selector`, or give the gateway's pods, which have \

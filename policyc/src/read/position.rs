@@ -62,6 +62,11 @@ impl Positions {
         }
     }
 
+    /// Whether the whole path is there.
+    pub fn has(&self, path: &Path) -> bool {
+        self.walk(path).1
+    }
+
     /// The deepest node on the path, and whether the whole path was followed.
     fn walk(&self, path: &Path) -> (Option<&Node>, bool) {
         let Some(mut node) = self.nodes.first() else {

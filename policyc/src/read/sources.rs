@@ -91,6 +91,11 @@ impl Sources {
         Some(Self::place_at(file, at..document.bytes.start + found.end))
     }
 
+    /// Whether the whole path is written in the document.
+    pub(crate) fn has(&self, id: DocumentId, path: &Path) -> bool {
+        self.positions(id).is_some_and(|found| found.has(path))
+    }
+
     /// Line and file of a document's path, as `file:line`.
     pub fn file_line(&self, id: DocumentId, path: &Path) -> String {
         match self.place(id, path, false) {

@@ -44,6 +44,8 @@ pub struct NodeView {
     pub host: HostMode,
     /// Pods of these namespaces are guarded against spoofing, and not policed.
     pub excluded_namespaces: BTreeSet<String>,
+    /// So are these pods.
+    pub guarded_only: BTreeSet<PodName>,
     /// Bits of [`words::options`].
     pub options: u32,
     /// Bits of [`words::pod_flags`] to be set beyond those that linking finds.

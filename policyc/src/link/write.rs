@@ -267,7 +267,8 @@ fn pods(
     {
         let pod_ = slotted.pod;
         let name = (pod_.namespace.clone(), pod_.name.clone());
-        let enrolled = !parts.node.excluded_namespaces.contains(&pod_.namespace);
+        let enrolled = !parts.node.excluded_namespaces.contains(&pod_.namespace)
+            && !parts.node.guarded_only.contains(&name);
         let asks = [nodes.v4, nodes.v6]
             .into_iter()
             .any(|node| asks(&parts.graph, node));

@@ -4,7 +4,7 @@
 //! interfaces), [`apply`] (bundle and inventory to words), [`table`] (words into the kernel),
 //! [`attach`] (programs onto interfaces), [`report`] (verdicts out), [`control`] (orders in).
 //! [`object`] owns the loaded programs and maps, [`proxy_netns`] the namespace that the proxy lives
-//! in, [`flows`] what is remembered about connections.
+//! in, [`flows`] what is remembered about connections, [`rights`] what the agent must be allowed.
 
 pub mod agent;
 pub mod apply;
@@ -24,6 +24,7 @@ pub mod proxy_flows;
 pub mod proxy_host;
 pub mod proxy_netns;
 pub mod report;
+pub mod rights;
 pub mod table;
 
 /// An error with all that caused it, on one line.

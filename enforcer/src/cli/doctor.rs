@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Failure, Format, PlaceArgs};
-use crate::{attach::Hook, object, pins::is_bpffs};
+use crate::{attach::Hook, object, pins::is_bpffs, rights};
 
 /// Say what this node lacks, and how to mend it
 ///
@@ -39,30 +39,6 @@ enum State {
     /// Enforcement does not work without it.
     Missing,
 }
-
-/// Capabilities by bit, with what each one serves.
-const CAPABILITIES: [(u32, &str, &str); 4] = [
-    (
-        12,
-        "CAP_NET_ADMIN",
-        "grant CAP_NET_ADMIN: it attaches programs and makes interfaces",
-    ),
-    (
-        21,
-        "CAP_SYS_ADMIN",
-        "grant CAP_SYS_ADMIN: it makes and enters network namespaces",
-    ),
-    (
-        38,
-        "CAP_PERFMON",
-        "grant CAP_PERFMON: the programs read packets by pointer",
-    ),
-    (
-        39,
-        "CAP_BPF",
-        "grant CAP_BPF: it loads programs and makes maps",
-    ),
-];
 
 impl Doctor {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
@@ -165,23 +141,24 @@ fn hook() -> Finding {
     }
 }
 
-fn capabilities() -> Vec<Finding> {
-    let status = read("/proc/self/status");
-    let effective = status
-        .lines()
-        .find_map(|line| line.strip_prefix("CapEff:"))
-        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
-        .unwrap_or(0);
-    CAPABILITIES
-        .iter()
-        .map(|(bit, name, fix)| {
-            if effective >> bit & 1 == 1 {
-                ok(name, "granted".into())
-            } else {
-                missing(name, "not granted".into(), fix)
-            }
-        })
-        .collect()
+fn capabilities() -> impl Iterator<Item = Finding> {
+    let effective = rights::effective();
+    rights::CAPABILITIES.iter().map(move |capability| Finding {
+        what: capability.name,
+        state: match (capability.is_in(effective), capability.needed) {
+            (true, _) => State::Ok,
+            (false, true) => State::Missing,
+            (false, false) => State::Note,
+        },
+        found: match capability.is_in(effective) {
+            true => format!("granted: {}", capability.serves),
+            false => format!("not granted: {}", capability.serves),
+        },
+        fix: match capability.is_in(effective) {
+            true => "",
+            false => "run it as root, or grant it",
+        },
+    })
 }
 
 fn forwarding(what: &'static str, path: &str) -> Finding {

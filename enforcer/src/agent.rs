@@ -5,10 +5,13 @@
 
 pub mod start;
 mod status;
+mod takeover;
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use arc_swap::ArcSwapOption;
@@ -19,10 +22,10 @@ pub use start::{Options, Running, StartError};
 pub use status::{PodStatus, Status};
 
 use crate::{
-    apply::{self, ApplyError, Generation, Settings},
+    apply::{self, ApplyError, Before, Generation, Settings},
     attach::Hook,
     flows::{FlowsError, OutFlows, Owner},
-    inventory::Inventory,
+    inventory::{Inventory, LocalPod, PodName},
     report::{
         Reporter,
         counters::{Counters, CountersError},
@@ -49,6 +52,8 @@ struct State {
     inventory: Inventory,
     /// What lies in each slot, as far as this agent has put it there.
     slots: [Option<Arc<Generation>>; SLOTS as usize],
+    /// Highest generation of a bundle that was ever active: one without a number resets nothing.
+    newest: u64,
 }
 
 /// Why an order was not carried out. Nothing has changed.
@@ -68,14 +73,14 @@ impl Agent {
     /// Makes a bundle the active one. Blocks for a grace period.
     pub fn load(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
         let loaded = apply::read(path)?;
-        let active = self.active.load();
-        apply::check_order(&loaded, active.as_ref().map_or(0, |g| g.generation))?;
         let mut state = self.state();
+        apply::check_order(&loaded, state.newest)?;
         let prepared = apply::link(
             &loaded,
             &state.inventory,
             &self.settings,
-            Some(&state.tables),
+            &Before::of(&state.tables),
+            state.tables.capacity(),
         )?;
         self.publish(&mut state, loaded, prepared)
     }
@@ -83,10 +88,13 @@ impl Agent {
     /// Forgets outbound connections that are over. Blocks while the kernel is asked for sockets.
     pub fn clean(&self) -> Result<usize, OrderError> {
         let state = &mut *self.state();
-        let owners = owners_of(&state.tables, &state.inventory);
+        let slots = Before::of(&state.tables).slots(&state.inventory);
+        let owners = owners(&state.inventory, &slots);
         Ok(state.out.clean(&owners)?)
     }
 
+    /// Everything that can fail comes first; then the reporter and the proxy learn of the new table
+    /// in the order in which its verdicts reach them.
     fn publish(
         &self,
         state: &mut State,
@@ -97,13 +105,21 @@ impl Agent {
             .tables
             .check(&prepared.linked.words)
             .map_err(ApplyError::from)?;
-        let idle = state.tables.idle_slot();
-        let old = state.slots[idle as usize].take();
-        state.counters.retire(idle, old.as_deref())?;
-        let generation = Arc::new(apply::publish(&mut state.tables, loaded, prepared)?);
+        let began = Instant::now();
+        let idle = state.tables.await_readers().map_err(ApplyError::from)?;
+        let old = state.slots[idle as usize].clone();
+        let records = state.tables.records(idle);
+        state.counters.retire(idle, old.as_deref(), records)?;
+        state.slots[idle as usize] = None;
+        let staged = state.tables.stage(&prepared.linked.words);
+        let staged = staged.map_err(ApplyError::from)?;
+        let generation = apply::generation(loaded, prepared, &staged, began.elapsed());
+        let generation = Arc::new(generation);
         self.reporter.activate(generation.clone());
-        state.slots[generation.slot as usize] = Some(generation.clone());
+        state.tables.switch(&staged);
         self.active.store(Some(generation.clone()));
+        state.slots[staged.slot as usize] = Some(generation.clone());
+        state.newest = state.newest.max(generation.generation);
         self.changes.send_replace(u64::from(generation.epoch));
         tracing::info!(
             epoch = generation.epoch,
@@ -123,18 +139,14 @@ impl Agent {
     }
 }
 
-/// Who may own outbound connections, by the slots of the active table.
-fn owners_of<'a>(tables: &Tables, inventory: &'a Inventory) -> Vec<Owner<'a>> {
-    let slots = apply::slots(tables, inventory);
-    inventory
-        .pods
-        .iter()
-        .flat_map(|pod| {
-            slots.get(&pod.name).map(|slot| Owner {
-                slot: *slot,
-                addresses: &pod.addresses,
-                netns: pod.netns.as_ref(),
-            })
+/// Who may own outbound connections.
+fn owners<'a>(inventory: &'a Inventory, slots: &BTreeMap<PodName, u32>) -> Vec<Owner<'a>> {
+    let owner = |pod: &'a LocalPod| {
+        slots.get(&pod.name).map(|slot| Owner {
+            slot: *slot,
+            addresses: &pod.addresses,
+            netns: pod.netns.as_ref(),
         })
-        .collect()
+    };
+    inventory.pods.iter().filter_map(owner).collect()
 }

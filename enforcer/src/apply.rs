@@ -1,8 +1,11 @@
-//! From a bundle to the active table. Everything that can fail comes before the one store that
-//! switches; whatever does fail changes nothing and says why.
+//! From a bundle to the words of this node's table. Everything that can fail comes before the one
+//! store that switches; whatever does fail changes nothing and says why.
+
+mod attribution;
+mod before;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -12,17 +15,18 @@ use std::{
 use enforcer_ebpf::words::{Words, header, options, pod, pod_flags};
 use policyc::{
     bundle::{self, Bundle, BundleError},
-    ir::{Program, RuleRef},
     l7::CompileError,
-    link::{self, HostMode, LinkError, Linked, LinkedPod, Local, NodeView, Record, Summary},
-    lower::cell::Decided,
-    request::{Cause, DryRunHit, Hit},
+    link::{self, HostMode, LinkError, Linked, LinkedPod, Local, NodeView, Summary},
 };
 
+pub use attribution::Attribution;
+use attribution::attributions;
+pub use before::Before;
+
 use crate::{
-    inventory::{Inventory, PodName},
+    inventory::{Enrolment, Inventory, PodName},
     proxy::rules::Rules,
-    table::{TableError, Tables},
+    table::{Staged, TableError},
 };
 
 /// Largest bundle that is read, in bytes.
@@ -72,21 +76,9 @@ pub struct Generation {
 pub struct Times {
     pub read_us: u64,
     pub link_us: u64,
-    /// From linked words to the store that makes them active; a grace period included, where one
-    /// was waited for.
+    /// From linked words to a slot that is ready to become active; a grace period included, where
+    /// one was waited for.
     pub publish_us: u64,
-}
-
-/// A record with names instead of numbers.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Attribution {
-    /// `None` where userspace decides.
-    pub cause: Option<Cause>,
-    /// `namespace/name`
-    pub policy: Option<String>,
-    pub rule: Option<u32>,
-    pub audit: Vec<Hit>,
-    pub dry_run: Vec<DryRunHit>,
 }
 
 /// Why a bundle does not become active. The old table stays in force.
@@ -169,15 +161,17 @@ pub fn read(path: &Path) -> Result<Loaded, ApplyError> {
     })
 }
 
-/// Links a bundle for this node. `before` is the table that is active now, if one is.
+/// Links a bundle for this node, to follow the table `before`. `capacity` is what a slot holds, in
+/// words; 0 for the most that one may hold.
 pub fn link(
     loaded: &Loaded,
     inventory: &Inventory,
     settings: &Settings,
-    before: Option<&Tables>,
+    before: &Before,
+    capacity: u32,
 ) -> Result<Prepared, ApplyError> {
     let start = Instant::now();
-    let view = view(inventory, settings, before);
+    let view = view(inventory, settings, before, capacity);
     let linked =
         link::link(&loaded.bundle.program, &inventory.cluster, &view, &[]).map_err(|source| {
             ApplyError::Link {
@@ -200,41 +194,35 @@ pub fn link(
     })
 }
 
-/// Makes linked words the active table.
-pub fn publish(
-    tables: &mut Tables,
+/// What an activation means, once its words lie in a slot: everything that reports and the proxy
+/// need, before anybody can be judged by it.
+pub fn generation(
     loaded: Loaded,
     prepared: Prepared,
-) -> Result<Generation, ApplyError> {
-    let start = Instant::now();
-    let published = tables.publish(&prepared.linked.words)?;
-    let publish_us = micros(start.elapsed());
+    staged: &Staged,
+    publish: Duration,
+) -> Generation {
     let linked = prepared.linked;
-    let program = loaded.bundle.program;
-    Ok(Generation {
-        epoch: published.epoch,
+    Generation {
+        epoch: staged.epoch,
         generation: loaded.bundle.generation,
         hash: loaded.bundle.hash,
         compiler: loaded.bundle.compiler,
         bundle: loaded.path,
-        slot: published.slot,
+        slot: staged.slot,
         words: linked.words.len(),
         summary: linked.summary,
+        attributions: attributions(&loaded.bundle.program, &linked.records),
         pods: linked.pods,
-        attributions: linked
-            .records
-            .iter()
-            .map(|record| attribution(&program, record))
-            .collect(),
         rules: prepared.rules,
         slots: prepared.slots,
         since: SystemTime::now(),
         times: Times {
             read_us: micros(loaded.time),
             link_us: micros(prepared.time),
-            publish_us,
+            publish_us: micros(publish),
         },
-    })
+    }
 }
 
 /// Refuses a bundle that is older than the active one. Generation 0 is unordered.
@@ -250,26 +238,22 @@ pub fn check_order(loaded: &Loaded, active: u64) -> Result<(), ApplyError> {
     Ok(())
 }
 
-/// The slots that pods have in the active table, by their interfaces: kept over a restart of the
-/// agent, because the connections that the kernel remembers name them.
-pub fn slots(tables: &Tables, inventory: &Inventory) -> BTreeMap<PodName, u32> {
-    let first = tables.read_active(header::PODS);
-    let mut slots = BTreeMap::new();
-    for slot in 0..tables.read_active(header::PODS_COUNT) {
-        let ifindex = tables.read_active(first + slot * pod::WORDS + pod::INTERFACE);
-        let owner = inventory
-            .pods
-            .iter()
-            .find(|pod| ifindex != 0 && pod.interfaces.iter().any(|i| i.link.index == ifindex));
-        if let Some(owner) = owner {
-            slots.entry(owner.name.clone()).or_insert(slot);
+impl Prepared {
+    /// Lets these pods' packets be judged and reported, and none be refused, until their flags are
+    /// cleared.
+    pub fn pause(&mut self, pods: &BTreeSet<PodName>) {
+        let first = self.linked.words[header::PODS as usize];
+        for pod in &self.linked.pods {
+            if pods.contains(&(pod.namespace.clone(), pod.name.clone())) {
+                let at = first + pod.slot * pod::WORDS + pod::FLAGS;
+                self.linked.words[at as usize] |= pod_flags::PAUSED;
+            }
         }
     }
-    slots
 }
 
-fn view(inventory: &Inventory, settings: &Settings, before: Option<&Tables>) -> NodeView {
-    let slots = before.map_or_else(BTreeMap::new, |tables| slots(tables, inventory));
+fn view(inventory: &Inventory, settings: &Settings, before: &Before, capacity: u32) -> NodeView {
+    let slots = before.slots(inventory);
     NodeView {
         local: Local::Only(inventory.names()),
         interfaces: inventory
@@ -286,10 +270,16 @@ fn view(inventory: &Inventory, settings: &Settings, before: Option<&Tables>) -> 
         pod_cidrs: settings.pod_cidrs.clone(),
         host: settings.host,
         excluded_namespaces: settings.excluded_namespaces.iter().cloned().collect(),
+        guarded_only: inventory
+            .pods
+            .iter()
+            .filter(|pod| pod.enrolment != Enrolment::Wanted)
+            .map(|pod| pod.name.clone())
+            .collect(),
         options: option_bits(settings),
-        pod_flags: flags(inventory, &slots, before),
-        epoch: before.map_or(0, Tables::epoch) + 1,
-        capacity: before.map_or(0, Tables::capacity),
+        pod_flags: before.flags(inventory, &slots),
+        epoch: before.epoch + 1,
+        capacity,
         slots,
     }
 }
@@ -331,28 +321,6 @@ fn interface(interface: &crate::inventory::Interface) -> link::Interface {
     }
 }
 
-/// Flags beyond those that linking finds: of the pod's link, and those that outlive an activation.
-fn flags(
-    inventory: &Inventory,
-    slots: &BTreeMap<PodName, u32>,
-    before: Option<&Tables>,
-) -> BTreeMap<PodName, u32> {
-    let mut flags = BTreeMap::new();
-    for local in &inventory.pods {
-        let mut bits = 0;
-        if local.interfaces.iter().any(|i| i.switched) {
-            bits |= pod_flags::SWITCHED;
-        }
-        if let (Some(tables), Some(slot)) = (before, slots.get(&local.name)) {
-            let at = tables.read_active(header::PODS) + slot * pod::WORDS + pod::FLAGS;
-            // Flows that began through the proxy stay there, whatever the new table says.
-            bits |= tables.read_active(at) & (pod_flags::PROXIED | pod_flags::PAUSED);
-        }
-        flags.insert(local.name.clone(), bits);
-    }
-    flags
-}
-
 fn option_bits(settings: &Settings) -> u32 {
     let mut bits = 0;
     for (set, bit) in [
@@ -365,47 +333,6 @@ fn option_bits(settings: &Settings) -> u32 {
         }
     }
     bits
-}
-
-fn attribution(program: &Program, record: &Record) -> Attribution {
-    let name = |rule: &RuleRef| {
-        program
-            .policies
-            .get(rule.policy.index())
-            .map(policyc::ir::Policy::qualified_name)
-    };
-    let hit = |rule: &RuleRef| {
-        name(rule).map(|policy| Hit {
-            policy,
-            rule: rule.rule,
-        })
-    };
-    Attribution {
-        cause: (record.verdict != Decided::Ask).then_some(record.cause),
-        policy: record.rule.as_ref().and_then(name),
-        rule: record.rule.map(|rule| rule.rule),
-        audit: record.audit.iter().flat_map(hit).collect(),
-        dry_run: record
-            .dry_run
-            .iter()
-            .flat_map(|rule| {
-                hit(rule).map(|hit| DryRunHit {
-                    policy: hit.policy,
-                    rule: hit.rule,
-                    action: action(program, rule).into(),
-                })
-            })
-            .collect(),
-    }
-}
-
-fn action(program: &Program, rule: &RuleRef) -> &'static str {
-    match program.policies.get(rule.policy.index()).map(|p| &p.action) {
-        Some(policyc::ir::Action::Allow) => "ALLOW",
-        Some(policyc::ir::Action::Audit) => "AUDIT",
-        Some(policyc::ir::Action::Custom { .. }) => "CUSTOM",
-        Some(policyc::ir::Action::Deny) | None => "DENY",
-    }
 }
 
 fn micros(time: Duration) -> u64 {

@@ -4,6 +4,8 @@
 //! the link. Before, it is a classifier of the `clsact` queueing discipline, replaced in place by
 //! its priority and handle.
 
+mod classifiers;
+
 use std::{collections::BTreeSet, io};
 
 use aya::{
@@ -17,6 +19,8 @@ use aya::{
     util::KernelVersion,
 };
 use enforcer_ebpf::maps::program;
+
+pub use classifiers::{Classifiers, remove_all as remove_clsact};
 
 use crate::{
     netlink::Link,
@@ -43,7 +47,7 @@ pub enum Outcome {
     Made,
     /// The program was replaced in place.
     Replaced,
-    /// The device had been made anew under the same index: the old link was dead.
+    /// The device had been made anew, or had moved away: the old link was not on it any more.
     Remade,
 }
 
@@ -55,6 +59,12 @@ pub enum AttachError {
     #[error("cannot attach `{program}` to `{interface}`")]
     Attach {
         program: &'static str,
+        interface: String,
+        #[source]
+        source: Box<ProgramError>,
+    },
+    #[error("cannot ask what is attached to `{interface}`")]
+    Query {
         interface: String,
         #[source]
         source: Box<ProgramError>,
@@ -92,7 +102,12 @@ pub struct Attacher<'a> {
     ebpf: &'a mut Ebpf,
     pins: &'a Pins,
     hook: Hook,
-    wanted: BTreeSet<String>,
+    /// What is there of an earlier agent's.
+    classifiers: Classifiers,
+    /// Names of pinned links that are to stay.
+    links: BTreeSet<String>,
+    /// Classifiers that are to stay, by interface and program.
+    attached: BTreeSet<(u32, &'static str)>,
 }
 
 impl Hook {
@@ -106,13 +121,35 @@ impl Hook {
 }
 
 impl<'a> Attacher<'a> {
-    pub fn new(ebpf: &'a mut Ebpf, pins: &'a Pins, hook: Hook) -> Self {
+    pub fn new(ebpf: &'a mut Ebpf, pins: &'a Pins, hook: Hook, classifiers: Classifiers) -> Self {
         Self {
             ebpf,
             pins,
             hook,
-            wanted: BTreeSet::new(),
+            classifiers,
+            links: BTreeSet::new(),
+            attached: BTreeSet::new(),
         }
+    }
+
+    /// Whether an earlier agent's programs guard an interface, in both directions and by whatever
+    /// hook.
+    pub fn guards(&self, interface: &Link) -> Result<bool, AttachError> {
+        let pods = [
+            (program::FROM_POD, TcAttachType::Ingress),
+            (program::TO_POD, TcAttachType::Egress),
+        ];
+        for (name, direction) in pods {
+            let there = self.classifiers.has(interface.index, name)
+                || match pinned(self.pins, &link_name(name, interface.index))? {
+                    Some(link) => sits(&link, name, interface, direction)?,
+                    None => false,
+                };
+            if !there {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// What remembers the pod's own connections, and refuses its answers to others.
@@ -149,7 +186,7 @@ impl<'a> Attacher<'a> {
         let link: FdLink = program.take_link(id).map_err(failed)?.into();
         let replaced = self.pins.detach(name)?;
         pin(self.pins, link, name)?;
-        self.wanted.insert(name.into());
+        self.links.insert(name.into());
         Ok(if replaced {
             Outcome::Replaced
         } else {
@@ -157,16 +194,29 @@ impl<'a> Attacher<'a> {
         })
     }
 
-    /// Detaches what an earlier agent attached and this one does not want. Returns the names.
-    pub fn prune(self) -> Result<Vec<String>, AttachError> {
-        let mut gone = Vec::new();
-        for name in self.pins.link_names()? {
-            if !self.wanted.contains(&name) {
-                self.pins.detach(&name)?;
-                gone.push(name);
+    /// Detaches what an earlier agent attached and this one does not want, by either hook. Returns
+    /// how much. What stays is logged: it judges by the same table, twice at worst.
+    pub fn prune(self) -> usize {
+        let names = self.pins.link_names().unwrap_or_else(|error| {
+            tracing::warn!(error = crate::chain(&error), "old links stay attached");
+            Vec::new()
+        });
+        let mut gone = 0;
+        for name in names.iter().filter(|name| !self.links.contains(*name)) {
+            match self.pins.detach(name) {
+                Ok(found) => gone += usize::from(found),
+                Err(error) => {
+                    tracing::warn!(error = crate::chain(&error), "an old link stays attached");
+                }
             }
         }
-        Ok(gone)
+        let (removed, left) = self
+            .classifiers
+            .remove_unless(|index, program| self.attached.contains(&(index, program)));
+        for (what, error) in left {
+            tracing::warn!(%error, what, "an old classifier stays attached");
+        }
+        gone + removed.len()
     }
 
     fn classifier(
@@ -189,27 +239,33 @@ impl<'a> Attacher<'a> {
         match self.hook {
             Hook::Tcx => {
                 let link = link_name(name, interface.index);
-                let outcome = tcx(program, self.pins, &link, interface, direction, failed)?;
-                self.wanted.insert(link);
+                let old = pinned(self.pins, &link)?;
+                let old = match old {
+                    Some(old) if sits(&old, name, interface, direction)? => Old::Here(old),
+                    Some(_) => Old::Elsewhere,
+                    None => Old::None,
+                };
+                let outcome = tcx(program, self.pins, &link, old, interface, direction, failed)?;
+                self.links.insert(link);
                 Ok(outcome)
             }
-            Hook::Clsact => clsact(program, interface, direction, failed),
+            Hook::Clsact => {
+                let there = self.classifiers.has(interface.index, name);
+                let outcome = clsact(program, there, interface, direction, failed)?;
+                self.attached.insert((interface.index, name));
+                Ok(outcome)
+            }
         }
     }
 }
 
-/// Removes our classifiers from an interface. Whether there were any.
-pub fn remove_clsact(interface: &str) -> bool {
-    let mut found = false;
-    for (name, direction) in [
-        (program::TO_POD, TcAttachType::Egress),
-        (program::FROM_POD, TcAttachType::Ingress),
-        (program::FROM_L7, TcAttachType::Ingress),
-    ] {
-        // No such classifier is the ordinary case.
-        found |= tc::qdisc_detach_program(interface, direction, name).is_ok();
-    }
-    found
+/// The link that an earlier agent pinned under a name.
+enum Old {
+    None,
+    /// It is on the interface that it is named after.
+    Here(FdLink),
+    /// Its interface is gone or has moved to another namespace, and another has its index.
+    Elsewhere,
 }
 
 /// Names on a BPF file system may not hold dots, and interfaces' may.
@@ -217,46 +273,68 @@ fn link_name(program: &str, ifindex: u32) -> String {
     format!("{program}-{ifindex}")
 }
 
+fn pinned(pins: &Pins, name: &str) -> Result<Option<FdLink>, AttachError> {
+    match PinnedLink::from_pin(pins.links().join(name)) {
+        Ok(link) => Ok(Some(link.into())),
+        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
+            if io_error.kind() == io::ErrorKind::NotFound =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(AttachError::Open {
+            name: name.into(),
+            source: Box::new(source),
+        }),
+    }
+}
+
+/// Whether a link is on an interface: a link goes where its device goes, and says nothing of it.
+fn sits(
+    link: &FdLink,
+    name: &'static str,
+    interface: &Link,
+    direction: TcAttachType,
+) -> Result<bool, AttachError> {
+    let info = link.info().map_err(|source| AttachError::Open {
+        name: link_name(name, interface.index),
+        source: Box::new(source),
+    })?;
+    let (_, programs) =
+        SchedClassifier::query_tcx(&interface.name, direction).map_err(|source| {
+            AttachError::Query {
+                interface: interface.name.clone(),
+                source: Box::new(source),
+            }
+        })?;
+    Ok(programs.iter().any(|p| p.id() == info.program_id()))
+}
+
 fn tcx(
     program: &mut SchedClassifier,
     pins: &Pins,
     name: &str,
+    old: Old,
     interface: &Link,
     direction: TcAttachType,
     failed: impl Fn(ProgramError) -> AttachError,
 ) -> Result<Outcome, AttachError> {
-    let mut outcome = Outcome::Made;
-    match PinnedLink::from_pin(pins.links().join(name)) {
-        Ok(old) => {
-            let link: SchedClassifierLink =
-                FdLink::from(old)
-                    .try_into()
-                    .map_err(|source| AttachError::Open {
-                        name: name.into(),
-                        source: Box::new(source),
-                    })?;
-            match program.attach_to_link(link) {
-                Ok(id) => {
-                    // Closing our descriptor leaves the pinned link as it is.
-                    drop(program.take_link(id).map_err(failed)?);
-                    return Ok(Outcome::Replaced);
-                }
-                Err(error) if is_severed(&error) => {
-                    pins.detach(name)?;
-                    outcome = Outcome::Remade;
-                }
-                Err(error) => return Err(failed(error)),
-            }
-        }
-        Err(LinkError::SyscallError(SyscallError { io_error, .. }))
-            if io_error.kind() == io::ErrorKind::NotFound => {}
-        Err(source) => {
-            return Err(AttachError::Open {
+    let outcome = match old {
+        Old::Here(old) => {
+            let link: SchedClassifierLink = old.try_into().map_err(|source| AttachError::Open {
                 name: name.into(),
                 source: Box::new(source),
-            });
+            })?;
+            let id = program.attach_to_link(link).map_err(&failed)?;
+            // Closing our descriptor leaves the pinned link as it is.
+            drop(program.take_link(id).map_err(failed)?);
+            return Ok(Outcome::Replaced);
         }
-    }
+        Old::Elsewhere => {
+            pins.detach(name)?;
+            Outcome::Remade
+        }
+        Old::None => Outcome::Made,
+    };
     // First: another program that ends the chain with "accept" must not run before ours.
     let order = TcAttachOptions::TcxOrder(LinkOrder::first());
     let id = program
@@ -276,6 +354,7 @@ fn tcx(
 
 fn clsact(
     program: &mut SchedClassifier,
+    there: bool,
     interface: &Link,
     direction: TcAttachType,
     failed: impl Fn(ProgramError) -> AttachError,
@@ -291,10 +370,11 @@ fn clsact(
             });
         }
     }
-    let old = SchedClassifierLink::attached(&interface.name, direction, PRIORITY, HANDLE, None);
-    if let Ok(old) = old
-        && let Ok(id) = program.attach_to_link(old)
-    {
+    // Another's classifier in the same place is not ours to replace: adding ours then fails.
+    if there {
+        let old = SchedClassifierLink::attached(&interface.name, direction, PRIORITY, HANDLE, None)
+            .map_err(|error| failed(tc::TcError::IoError(error).into()))?;
+        let id = program.attach_to_link(old).map_err(&failed)?;
         std::mem::forget(program.take_link(id).map_err(failed)?); // to drop it is to detach
         return Ok(Outcome::Replaced);
     }
@@ -318,10 +398,4 @@ fn pin(pins: &Pins, link: FdLink, name: &str) -> Result<(), AttachError> {
             source: Box::new(source),
         }),
     }
-}
-
-/// ENOLINK: the device that the link was on is gone, and another has its index.
-fn is_severed(error: &ProgramError) -> bool {
-    matches!(error, ProgramError::SyscallError(SyscallError { io_error, .. })
-        if io_error.raw_os_error() == Some(rustix::io::Errno::NOLINK.raw_os_error()))
 }

@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{FileTypeExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -13,12 +13,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
-    net::{UnixListener, UnixStream, unix::OwnedWriteHalf},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
     sync::{broadcast::error::RecvError, mpsc},
 };
 
 use crate::{
     agent::{Agent, Status},
+    detach::Removed,
     report::{Verdict, VerdictLine},
 };
 
@@ -38,7 +42,7 @@ pub enum Request {
         #[serde(default)]
         filter: Filter,
     },
-    /// Detach everything and end.
+    /// Detach everything, say what was detached, and end.
     Detach {},
 }
 
@@ -74,15 +78,42 @@ pub enum Answer {
     },
     /// A monitor's lines follow.
     Monitoring {},
-    /// The agent goes away once everything is detached.
-    Detaching {},
+    /// Everything is detached, and the agent goes.
+    Detached(Removed),
     /// Nothing was changed.
     Error(String),
+}
+
+/// What a monitor is sent.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Line {
+    /// The monitor was too slow: so many lines, wanted or not, have passed it by.
+    Lost {
+        lost: u64,
+    },
+    Verdict(Box<VerdictLine>),
+}
+
+/// Someone who waits to hear what was detached.
+#[derive(Debug)]
+pub struct Leaving(OwnedWriteHalf);
+
+/// The socket's file, which goes away with its owner, and so does its folder, if that was made for
+/// it.
+#[derive(Debug, Default)]
+pub struct Bound {
+    file: Option<PathBuf>,
+    folder: Option<PathBuf>,
 }
 
 /// What can go wrong with the socket.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
+    #[error("another agent listens on `{path}`: a node has one agent, stop that one first")]
+    Busy { path: PathBuf },
+    #[error("`{path}` is there and is not a socket: name another place with --socket")]
+    NotASocket { path: PathBuf },
     #[error("cannot {operation} the control socket `{path}`")]
     Socket {
         operation: &'static str,
@@ -92,9 +123,8 @@ pub enum ControlError {
     },
 }
 
-/// Binds the socket. One that an earlier agent left is replaced; the lock on the pins has made sure
-/// that no other agent listens on it.
-pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
+/// Binds the socket. One that an earlier agent left is replaced.
+pub fn bind(path: &Path) -> Result<(UnixListener, Bound), ControlError> {
     let failed = |operation| {
         move |source| ControlError::Socket {
             operation,
@@ -102,26 +132,71 @@ pub fn bind(path: &Path) -> Result<UnixListener, ControlError> {
             source,
         }
     };
-    if let Some(folder) = path.parent() {
+    let mut bound = Bound::default();
+    if let Some(folder) = path.parent()
+        && !folder.exists()
+    {
         fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
+        bound.folder = Some(folder.into());
     }
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("replace")(error));
-        }
-        _ => {}
-    }
+    make_room(path)?;
     // Between binding and changing the mode others could connect: the mask closes that gap.
     let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
+    let listening = UnixListener::bind(path);
     rustix::process::umask(mask);
-    let listener = bound.map_err(failed("bind"))?;
+    let listener = listening.map_err(failed("bind"))?;
+    bound.file = Some(path.into());
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
-    Ok(listener)
+    Ok((listener, bound))
 }
 
-/// Serves clients until the agent ends. `detach` is told when someone wants that.
-pub async fn serve(listener: UnixListener, agent: Arc<Agent>, detach: mpsc::Sender<()>) {
+/// Removes what an earlier agent left, and nothing else.
+fn make_room(path: &Path) -> Result<(), ControlError> {
+    let failed = |source| ControlError::Socket {
+        operation: "replace",
+        path: path.into(),
+        source,
+    };
+    match fs::symlink_metadata(path) {
+        Ok(meta) if !meta.file_type().is_socket() => {
+            return Err(ControlError::NotASocket { path: path.into() });
+        }
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(ControlError::Busy { path: path.into() });
+    }
+    fs::remove_file(path).map_err(failed)
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        match self.file.as_ref().map(fs::remove_file) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!(%error, "the control socket is left behind");
+            }
+            _ => {}
+        }
+        if let Some(folder) = &self.folder {
+            // Somebody else may have put something there.
+            let _left = fs::remove_dir(folder);
+        }
+    }
+}
+
+impl Leaving {
+    /// Tells. Whoever has gone meanwhile does not want to know.
+    pub async fn tell(mut self, answer: &Answer) {
+        if let Err(error) = send(&mut self.0, answer).await {
+            tracing::debug!(%error, "who wanted to detach has gone");
+        }
+    }
+}
+
+/// Serves clients until the agent ends. `detach` is given those who want that.
+pub async fn serve(listener: UnixListener, agent: Arc<Agent>, detach: mpsc::Sender<Leaving>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -140,7 +215,11 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>, detach: mpsc::Send
     }
 }
 
-async fn client(stream: UnixStream, agent: Arc<Agent>, detach: mpsc::Sender<()>) -> io::Result<()> {
+async fn client(
+    stream: UnixStream,
+    agent: Arc<Agent>,
+    detach: mpsc::Sender<Leaving>,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut lines = BufReader::new(read);
     loop {
@@ -153,11 +232,15 @@ async fn client(stream: UnixStream, agent: Arc<Agent>, detach: mpsc::Sender<()>)
             return Ok(());
         }
         match serde_json::from_slice::<Request>(&line) {
-            Ok(Request::Monitor { filter }) => return monitor(&agent, &filter, write).await,
+            Ok(Request::Monitor { filter }) => {
+                return tokio::select! {
+                    ended = monitor(&agent, &filter, write) => ended,
+                    () = gone(&mut lines) => Ok(()),
+                };
+            }
             Ok(Request::Detach {}) => {
-                send(&mut write, &Answer::Detaching {}).await?;
-                // The agent is ending already when nobody takes the message.
-                let _ending = detach.send(()).await;
+                // When nobody takes it, the agent is ending already, and the connection with it.
+                let _ending = detach.send(Leaving(write)).await;
                 return Ok(());
             }
             Ok(request) => {
@@ -207,8 +290,21 @@ async fn monitor(agent: &Agent, filter: &Filter, mut write: OwnedWriteHalf) -> i
         match lines.recv().await {
             Ok(line) if filter.wants(&line) => send(&mut write, &*line).await?,
             Ok(_) => {}
-            Err(RecvError::Lagged(lost)) => tracing::warn!(lost, "a monitor is too slow"),
+            Err(RecvError::Lagged(lost)) => send(&mut write, &Line::Lost { lost }).await?,
             Err(RecvError::Closed) => return Ok(()),
+        }
+    }
+}
+
+/// Returns when the client has closed its end. What it still says is not asked for.
+async fn gone(lines: &mut BufReader<OwnedReadHalf>) {
+    loop {
+        match lines.fill_buf().await {
+            Ok([]) | Err(_) => return,
+            Ok(said) => {
+                let said = said.len();
+                lines.consume(said);
+            }
         }
     }
 }

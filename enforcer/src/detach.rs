@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     attach::remove_clsact,
     netlink::{self, NetlinkError},
@@ -12,7 +14,7 @@ use crate::{
 };
 
 /// What was there.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Removed {
     pub links: usize,
     /// Interfaces with classifiers of ours.
@@ -35,7 +37,7 @@ pub enum DetachError {
 
 /// Takes everything away. Refuses while an agent is running. Must be called within a tokio runtime.
 pub async fn everything(pins: &Pins, netns: &str) -> Result<Removed, DetachError> {
-    let lock = pins.exist().then(|| pins.take()).transpose()?;
+    let lock = pins.take_what_is_there()?;
     let removed = all(pins, netns).await;
     drop(lock);
     removed
@@ -43,7 +45,16 @@ pub async fn everything(pins: &Pins, netns: &str) -> Result<Removed, DetachError
 
 /// As [`everything`], for the agent that holds the lock.
 pub async fn all(pins: &Pins, netns: &str) -> Result<Removed, DetachError> {
-    // Programs that refuse go first, and what they steer to goes last.
+    let removed = programs(pins).await?;
+    // What they steer to goes last.
+    Ok(Removed {
+        netns: proxy_netns::remove(netns).await?,
+        ..removed
+    })
+}
+
+/// Takes away what an agent has attached and pinned, but not the proxy's namespace.
+pub async fn programs(pins: &Pins) -> Result<Removed, DetachError> {
     let links = pins.remove_all()?;
     let node = netlink::connect(&Netns::current()?)?;
     let classifiers = netlink::links(&node)
@@ -51,11 +62,10 @@ pub async fn all(pins: &Pins, netns: &str) -> Result<Removed, DetachError> {
         .iter()
         .filter(|link| remove_clsact(&link.name))
         .count();
-    let netns = proxy_netns::remove(netns).await?;
     Ok(Removed {
         links,
         classifiers,
-        netns,
+        netns: false,
     })
 }
 

@@ -24,7 +24,7 @@ pub use sockets::{Socket, SocketsError, connections, tcp_sockets};
 use crate::{
     netns::{Netns, NetnsError},
     plain::Plain,
-    table::Memory,
+    table::Counts,
 };
 
 /// Entries younger than this may belong to a socket that is not in the tables yet.
@@ -45,7 +45,7 @@ pub struct Owner<'a> {
 #[derive(Debug)]
 pub struct OutFlows {
     entries: HashMap<MapData, Plain<FlowKey>, Plain<OutValue>>,
-    count: Memory,
+    count: Counts,
 }
 
 /// What can go wrong with OUT.
@@ -81,18 +81,19 @@ impl OutFlows {
             entries: out.try_into().map_err(|source| FlowsError::Open {
                 source: Box::new(source),
             })?,
-            count: Memory::of_words(count, LOCAL_PODS_MAX)
+            count: Counts::of(count, LOCAL_PODS_MAX)
                 .map_err(|source| FlowsError::Count { source })?,
         })
     }
 
     /// Entries of a slot.
-    pub fn count(&self, slot: u32) -> u32 {
+    pub fn count(&self, slot: u32) -> u64 {
         self.count.load(slot)
     }
 
     /// Remembers the connections that a pod has open and seems to have opened itself. To be called
-    /// before its interface is attached for the first time, and never again. Returns how many.
+    /// once, when its interface has just been attached for the first time and while nothing of the
+    /// pod's is refused yet. Returns how many.
     pub fn seed(&mut self, pod: &Owner<'_>) -> Result<usize, FlowsError> {
         let Some(netns) = pod.netns else {
             return Ok(0);
@@ -109,43 +110,78 @@ impl OutFlows {
                 slot: pod.slot,
                 made_seconds: now,
             };
+            // Counted first: whatever breaks off in between, there are never more entries than are
+            // counted. The kernel would count below nothing as they go, which is a full quota.
+            self.count.add(pod.slot, 1);
             // BPF_NOEXIST: what the kernel has made meanwhile is counted already.
-            match self.entries.insert(Plain(key), Plain(value), 1) {
-                Ok(()) => {
-                    self.count.add(pod.slot, 1);
-                    seeded += 1;
-                }
-                Err(error) if already_exists(&error) => {}
-                Err(source) => {
-                    return Err(FlowsError::Entry {
-                        operation: "remember",
-                        source: Box::new(source),
-                    });
+            let inserted = self.entries.insert(Plain(key), Plain(value), 1);
+            match inserted {
+                Ok(()) => seeded += 1,
+                Err(error) => {
+                    self.count.add(pod.slot, -1);
+                    if !already_exists(&error) {
+                        return Err(FlowsError::Entry {
+                            operation: "remember",
+                            source: Box::new(error),
+                        });
+                    }
                 }
             }
         }
         Ok(seeded)
     }
 
-    /// Forgets the connections whose sockets are gone, and those of slots that no pod has any more.
-    /// Returns how many.
+    /// Forgets the connections whose sockets are gone, and those of slots that no pod has any more;
+    /// sets counts right that an agent which broke off has left wrong. A pod that cannot be asked
+    /// about keeps its entries. Returns how many were forgotten.
     pub fn clean(&mut self, pods: &[Owner<'_>]) -> Result<usize, FlowsError> {
         let now = seconds_since_boot()?;
-        let mut by_slot: BTreeMap<u32, Vec<(FlowKey, u32)>> = BTreeMap::new();
-        for entry in self.entries.iter() {
-            // An entry that the kernel removes while we walk shows as an error; the next walk is soon.
-            let Ok((Plain(key), Plain(value))) = entry else {
-                break;
-            };
-            let age = now.saturating_sub(value.made_seconds);
-            by_slot.entry(value.slot).or_default().push((key, age));
+        let counts = |count: &Counts| (0..LOCAL_PODS_MAX).map(|s| count.load(s)).collect();
+        let before: Vec<u64> = counts(&self.count);
+        let (by_slot, whole) = self.by_slot(now);
+        if whole {
+            let after: Vec<u64> = counts(&self.count);
+            self.recount(&by_slot, &before, &after);
         }
         let mut forgotten = 0;
         for (slot, entries) in by_slot {
             let pod = pods.iter().find(|pod| pod.slot == slot);
-            forgotten += self.clean_slot(slot, pod, &entries)?;
+            match self.clean_slot(slot, pod, &entries) {
+                Ok(count) => forgotten += count,
+                Err(error) => tracing::warn!(
+                    error = crate::chain(&error),
+                    slot,
+                    "cannot clean the outbound connections of a pod"
+                ),
+            }
         }
         Ok(forgotten)
+    }
+
+    /// The entries of each slot with their age, and whether that is all of them.
+    fn by_slot(&self, now: u32) -> (BTreeMap<u32, Vec<(FlowKey, u32)>>, bool) {
+        let mut by_slot: BTreeMap<u32, Vec<(FlowKey, u32)>> = BTreeMap::new();
+        for entry in self.entries.iter() {
+            // An entry that the kernel removes while we walk shows as an error; the next walk is soon.
+            let Ok((Plain(key), Plain(value))) = entry else {
+                return (by_slot, false);
+            };
+            let age = now.saturating_sub(value.made_seconds);
+            by_slot.entry(value.slot).or_default().push((key, age));
+        }
+        (by_slot, true)
+    }
+
+    /// Where nothing was counted while the entries were walked, the count must be theirs.
+    fn recount(&self, by_slot: &BTreeMap<u32, Vec<(FlowKey, u32)>>, before: &[u64], after: &[u64]) {
+        for (slot, (before, after)) in (0u32..).zip(before.iter().zip(after)) {
+            let there = by_slot.get(&slot).map_or(0, Vec::len) as u64;
+            if before == after && *after != there {
+                let wrong = there.wrapping_sub(*after).cast_signed();
+                tracing::debug!(slot, wrong, "outbound connections were counted wrongly");
+                self.count.add(slot, wrong);
+            }
+        }
     }
 
     fn clean_slot(
@@ -179,7 +215,7 @@ impl OutFlows {
             }
             match self.entries.remove(&Plain(*key)) {
                 Ok(()) => {
-                    self.count.subtract(slot, 1);
+                    self.count.add(slot, -1);
                     forgotten += 1;
                 }
                 Err(MapError::KeyNotFound | MapError::ElementNotFound) => {}

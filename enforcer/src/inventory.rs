@@ -19,10 +19,12 @@ use crate::{
 pub type PodName = (String, String);
 
 /// Everything that linking and attaching must know.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Inventory {
     pub cluster: Cluster,
     pub pods: Vec<LocalPod>,
+    /// Pods of this node that cannot be guarded, with the reason.
+    pub lost: Vec<(PodName, Lost)>,
     /// Addresses of the node itself.
     pub node_addresses: Vec<IpAddr>,
 }
@@ -36,6 +38,35 @@ pub struct LocalPod {
     pub interfaces: Vec<Interface>,
     /// `None` when no process and no name leads to it.
     pub netns: Option<Netns>,
+    pub enrolment: Enrolment,
+}
+
+/// Whether a pod that was found is to be policed, or only guarded against spoofing: other pods'
+/// verdicts rest on the source addresses of every pod.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enrolment {
+    Wanted,
+    /// It is behind none of the interfaces that were asked for.
+    NotNamed,
+}
+
+/// Why a pod of this node cannot be guarded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum Lost {
+    #[error("it is on the node's own network, and has no interface of its own")]
+    HostNetwork,
+    #[error("the inventory knows no address of it yet")]
+    NoAddress,
+    #[error(
+        "no network namespace on this node has its address: give it the annotation \
+         enforcer/interface or enforcer/netns"
+    )]
+    NotFound,
+    #[error(
+        "several network namespaces on this node have its address: give it the annotation \
+         enforcer/interface or enforcer/netns"
+    )]
+    Ambiguous,
 }
 
 /// The node's end of a pod's link.
@@ -82,7 +113,7 @@ pub enum InventoryError {
     #[error("pods `{0}` and `{1}` are both behind interface `{2}`")]
     SharedInterface(String, String, String),
     #[error(
-        "no pod of the inventory is on this node: give pods the annotation enforcer/interface or enforcer/netns"
+        "no pod of the inventory is on this node: give pods the annotation enforcer/interface or enforcer/netns, or say which node this is with --node-name"
     )]
     Empty,
     #[error(transparent)]

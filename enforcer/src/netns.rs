@@ -161,8 +161,12 @@ pub fn remove(name: &str) -> Result<bool, NetnsError> {
         Err(rustix::io::Errno::NOENT) => return Ok(false),
         Err(error) => return Err(failed(error.into())),
     }
-    fs::remove_file(&path).map_err(failed)?;
-    Ok(true)
+    match fs::remove_file(&path) {
+        Ok(()) => Ok(true),
+        // Somebody else has just done the same.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed(error)),
+    }
 }
 
 /// Where the namespace of that name is found.

@@ -1,7 +1,5 @@
 //! The BPF object: its bytes, its globals, its maps. Loads the programs, attaches nothing.
 
-use std::path::Path;
-
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapData, MapError},
@@ -9,10 +7,11 @@ use aya::{
 };
 use enforcer_ebpf::{
     maps::{ACTIVE, HITS, PINNED, TABLES, global, program},
-    words::CAPACITY_MAX,
+    words::{CAPACITY_MAX, SLOTS},
 };
 
 use crate::{
+    apply::Before,
     pins::{Pins, PinsError},
     proxy_netns::{Port, ProxyNetns},
     table::{CreateError, TableError, Tables, create_outer},
@@ -30,10 +29,15 @@ const CLASSIFIERS: [&str; 3] = [program::TO_POD, program::FROM_POD, program::FRO
 /// Fewest words that a slot is made for: 1 MB.
 const CAPACITY_LEAST: u32 = 1 << 18;
 
+/// Maps that speak of slots, and so are made anew together with the tables.
+const OF_SLOTS: [&str; 3] = [TABLES, ACTIVE, HITS];
+
 /// The loaded programs and their maps.
 pub struct Object {
     pub ebpf: Ebpf,
     pub tables: Tables,
+    /// What an earlier agent's active table hands on; it may lie in other maps than `tables`.
+    pub before: Before,
 }
 
 /// What can go wrong before anything is attached.
@@ -92,7 +96,15 @@ pub fn load(
     log: bool,
 ) -> Result<Object, ObjectError> {
     let bytes = BYTES.ok_or(ObjectError::NotBuilt)?;
-    let capacity = ensure_tables(pins, capacity)?;
+    let Place {
+        capacity,
+        grown,
+        before,
+    } = ensure_tables(pins, capacity)?;
+    let place = |name| match grown && OF_SLOTS.contains(&name) {
+        true => pins.grown_map(name),
+        false => pins.map(name),
+    };
     let l7_mac = padded(&proxy.l7);
     let rej_mac = padded(&proxy.rej);
     let netns_id = u32::try_from(proxy.id).map_or(0, |id| id + 1);
@@ -110,19 +122,21 @@ pub fn load(
         // Frozen into the program: what is not logged costs nothing.
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     for name in PINNED {
-        loader.map_pin_path(name, pins.map(name));
+        loader.map_pin_path(name, place(name));
     }
     let mut ebpf = loader.load(bytes).map_err(|source| ObjectError::Load {
         source: Box::new(source),
     })?;
     load_programs(&mut ebpf)?;
     let outer = take(&mut ebpf, TABLES)?;
-    let active = MapData::from_pin(pins.map(ACTIVE)).map_err(|source| ObjectError::Map {
-        name: ACTIVE,
-        source: Box::new(source),
-    })?;
+    let active = MapData::from_pin(place(ACTIVE)).map_err(unopened(ACTIVE))?;
     let tables = Tables::adopt(outer, &active, capacity)?;
-    Ok(Object { ebpf, tables })
+    let before = before.unwrap_or_else(|| Before::of(&tables));
+    Ok(Object {
+        ebpf,
+        tables,
+        before,
+    })
 }
 
 /// Words for a table of `needed` words: room to grow without a restart.
@@ -139,46 +153,90 @@ pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ObjectError> {
     ebpf.take_map(name).ok_or(ObjectError::Missing { name })
 }
 
-/// The pinned map of tables if its tables are large enough; else a new one. The old one goes on
-/// serving the programs that use it until they are replaced.
-fn ensure_tables(pins: &Pins, wanted: u32) -> Result<u32, ObjectError> {
+/// Where the tables are.
+struct Place {
+    /// Words in a slot.
+    capacity: u32,
+    /// They are new ones, pinned beside those that judge until everything has moved over.
+    grown: bool,
+    /// What the old ones hand on, if there are old ones.
+    before: Option<Before>,
+}
+
+/// The pinned map of tables if its tables are large enough; else a new one.
+fn ensure_tables(pins: &Pins, wanted: u32) -> Result<Place, ObjectError> {
     if wanted > CAPACITY_MAX {
         return Err(ObjectError::Capacity { wanted });
     }
-    if let Some(held) = pinned_capacity(&pins.map(TABLES))?
-        && held >= wanted
-    {
-        return Ok(held);
+    // An agent that broke off while it was growing.
+    for name in OF_SLOTS {
+        pins.forget_grown_map(name)?;
     }
-    // ACTIVE and HITS speak of slots, and so go with the slots.
-    for name in [TABLES, ACTIVE, HITS] {
-        pins.forget_map(name)?;
+    let held = pinned_capacity(pins)?;
+    if let Some(held) = held.filter(|held| *held >= wanted) {
+        return Ok(Place {
+            capacity: held,
+            grown: false,
+            before: None,
+        });
     }
+    let before = match held {
+        Some(held) => Some(before(pins, held)?),
+        None => {
+            for name in OF_SLOTS {
+                pins.forget_map(name)?;
+            }
+            None
+        }
+    };
+    let grown = before.is_some();
+    let path = match grown {
+        true => pins.grown_map(TABLES),
+        false => pins.map(TABLES),
+    };
     let outer = create_outer(wanted)?;
-    outer
-        .pin(pins.map(TABLES))
-        .map_err(|source| ObjectError::Pin {
-            name: TABLES,
-            source: Box::new(source),
-        })?;
-    Ok(wanted)
+    outer.pin(path).map_err(|source| ObjectError::Pin {
+        name: TABLES,
+        source: Box::new(source),
+    })?;
+    Ok(Place {
+        capacity: wanted,
+        grown,
+        before,
+    })
+}
+
+/// What the pinned tables hand on.
+fn before(pins: &Pins, capacity: u32) -> Result<Before, ObjectError> {
+    let outer = MapData::from_pin(pins.map(TABLES)).map_err(unopened(TABLES))?;
+    let outer = Map::from_map_data(outer).map_err(unopened(TABLES))?;
+    let active = MapData::from_pin(pins.map(ACTIVE)).map_err(unopened(ACTIVE))?;
+    Ok(Before::of(&Tables::adopt(outer, &active, capacity)?))
 }
 
 /// Words in a slot of the pinned map of tables, or `None` when nothing was ever published in it.
-fn pinned_capacity(path: &Path) -> Result<Option<u32>, ObjectError> {
-    let failed = |source| ObjectError::Map {
-        name: TABLES,
-        source: Box::new(source),
-    };
+fn pinned_capacity(pins: &Pins) -> Result<Option<u32>, ObjectError> {
+    let failed = || unopened(TABLES);
+    let path = pins.map(TABLES);
     if !path.exists() {
         return Ok(None);
     }
-    let outer = Map::from_map_data(MapData::from_pin(path).map_err(failed)?).map_err(failed)?;
-    let outer: aya::maps::ArrayOfMaps<MapData, MapData> = outer.try_into().map_err(failed)?;
-    match outer.get(&0, 0) {
-        Ok(slot) => Ok(Some(slot.info().map_err(failed)?.value_size() / 4)),
-        Err(MapError::KeyNotFound) => Ok(None),
-        Err(error) => Err(failed(error)),
+    let outer = Map::from_map_data(MapData::from_pin(path).map_err(failed())?).map_err(failed())?;
+    let outer: aya::maps::ArrayOfMaps<MapData, MapData> = outer.try_into().map_err(failed())?;
+    for slot in 0..SLOTS {
+        match outer.get(&slot, 0) {
+            Ok(slot) => return Ok(Some(slot.info().map_err(failed())?.value_size() / 4)),
+            Err(MapError::KeyNotFound) => {}
+            Err(error) => return Err(failed()(error)),
+        }
+    }
+    Ok(None)
+}
+
+fn unopened(name: &'static str) -> impl FnOnce(MapError) -> ObjectError {
+    move |source| ObjectError::Map {
+        name,
+        source: Box::new(source),
     }
 }
 

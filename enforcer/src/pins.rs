@@ -7,15 +7,18 @@
 use std::{
     fs::{self, File},
     io,
-    os::fd::AsFd,
+    os::{fd::AsFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
 };
 
-use enforcer_ebpf::words::ABI;
+use enforcer_ebpf::{maps::program::TO_POD, words::ABI};
 use rustix::fs::{FlockOperation, flock, statfs};
 
 /// `f_type` of a BPF file system.
 const BPFFS: u64 = 0xcafe_4a11;
+
+/// How the name of a map ends that has not taken the place of a smaller one yet.
+const GROWN: &str = "-grown";
 
 /// The directory of this agent's pins.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -45,9 +48,7 @@ pub enum PinsError {
         #[source]
         source: io::Error,
     },
-    #[error(
-        "another agent runs with `{path}`: stop it first, or give this one a --bpffs of its own"
-    )]
+    #[error("another agent runs with `{path}`: a node has one agent, stop that one first")]
     Busy { path: PathBuf },
 }
 
@@ -67,41 +68,65 @@ impl Pins {
         if !is_bpffs(base) {
             return Err(PinsError::NotBpffs { path: base.into() });
         }
-        for directory in [self.root.join("maps"), self.links()] {
-            fs::create_dir_all(&directory).map_err(|source| PinsError::Directory {
-                operation: "make directory",
-                path: directory.clone(),
-                source,
-            })?;
-        }
-        let directory = File::open(&self.root).map_err(|source| PinsError::Directory {
-            operation: "open directory",
-            path: self.root.clone(),
-            source,
-        })?;
-        match flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Lock {
-                _directory: directory,
-            }),
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(PinsError::Busy {
-                path: self.root.clone(),
-            }),
-            Err(error) => Err(PinsError::Directory {
-                operation: "lock directory",
-                path: self.root.clone(),
-                source: error.into(),
-            }),
+        loop {
+            for directory in [self.root.join("maps"), self.links()] {
+                fs::create_dir_all(&directory).map_err(|source| PinsError::Directory {
+                    operation: "make directory",
+                    path: directory.clone(),
+                    source,
+                })?;
+            }
+            // Somebody may have detached everything in between: that lock would be on nothing.
+            if let Some(lock) = self.take_what_is_there()? {
+                return Ok(lock);
+            }
         }
     }
 
-    /// Whether an agent, this or an earlier one, has left anything here.
-    pub fn exist(&self) -> bool {
-        self.root.exists()
+    /// Locks the directories, or returns `None` when there are none. Makes nothing.
+    pub fn take_what_is_there(&self) -> Result<Option<Lock>, PinsError> {
+        let failed = |operation| {
+            move |source| PinsError::Directory {
+                operation,
+                path: self.root.clone(),
+                source,
+            }
+        };
+        let directory = match File::open(&self.root) {
+            Ok(directory) => directory,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("open directory")(error)),
+        };
+        match flock(directory.as_fd(), FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(PinsError::Busy {
+                    path: self.root.clone(),
+                });
+            }
+            Err(error) => return Err(failed("lock directory")(error.into())),
+        }
+        let locked = directory.metadata().map_err(failed("look at directory"))?;
+        match fs::metadata(&self.root) {
+            Ok(there) if (there.dev(), there.ino()) == (locked.dev(), locked.ino()) => {
+                Ok(Some(Lock {
+                    _directory: directory,
+                }))
+            }
+            Ok(_) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("look at directory")(error)),
+        }
     }
 
     /// Where a map is pinned.
     pub fn map(&self, name: &str) -> PathBuf {
         self.root.join("maps").join(name)
+    }
+
+    /// Where a map is pinned that takes the place of a smaller one, until it does.
+    pub fn grown_map(&self, name: &str) -> PathBuf {
+        self.map(&format!("{name}{GROWN}"))
     }
 
     /// Where links are pinned.
@@ -112,6 +137,11 @@ impl Pins {
     /// Removes a map's pin. Programs that use the map keep it. Whether there was one.
     pub fn forget_map(&self, name: &str) -> Result<bool, PinsError> {
         remove_file(&self.map(name))
+    }
+
+    /// As [`Pins::forget_map`], of one that has not taken its place yet.
+    pub fn forget_grown_map(&self, name: &str) -> Result<bool, PinsError> {
+        remove_file(&self.grown_map(name))
     }
 
     /// Names of the pinned links, in order.
@@ -139,9 +169,20 @@ impl Pins {
         Ok(detached)
     }
 
-    /// Detaches what agents with another version of the kernel contract have left. Called when this
-    /// one's programs are attached, so that there is no gap.
-    pub fn remove_other_versions(&self) -> Result<usize, PinsError> {
+    /// Called when this agent's programs are attached, so that there is no gap: maps that have grown
+    /// take their places, and what agents with another version of the kernel contract have left is
+    /// detached. Returns how many links that were.
+    pub fn settle(&self) -> Result<usize, PinsError> {
+        for name in file_names(&self.root.join("maps"))? {
+            if let Some(place) = name.strip_suffix(GROWN) {
+                let path = self.map(place);
+                fs::rename(self.map(&name), &path).map_err(|source| PinsError::Directory {
+                    operation: "replace",
+                    path,
+                    source,
+                })?;
+            }
+        }
         let mut detached = 0;
         for version in directory_names(&self.family)? {
             let root = self.family.join(version);
@@ -156,9 +197,10 @@ impl Pins {
     fn remove_version(&self) -> Result<usize, PinsError> {
         let mut links = self.link_names()?;
         // Programs that refuse go before those that remember what must not be refused.
-        links.sort_by_key(|name| !name.starts_with(enforcer_ebpf::maps::program::TO_POD));
+        links.sort_by_key(|name| !name.starts_with(TO_POD));
+        let mut detached = 0;
         for link in &links {
-            self.detach(link)?;
+            detached += usize::from(self.detach(link)?);
         }
         for map in file_names(&self.root.join("maps"))? {
             self.forget_map(&map)?;
@@ -166,7 +208,7 @@ impl Pins {
         for directory in [self.links(), self.root.join("maps"), self.root.clone()] {
             remove_dir(&directory)?;
         }
-        Ok(links.len())
+        Ok(detached)
     }
 }
 

@@ -108,6 +108,11 @@ pub enum ProxyNetnsError {
     },
     #[error("link `{0}` is gone right after it was made")]
     Vanished(&'static str),
+    #[error(
+        "`{link}` leads to another namespace than `{netns}`: another agent runs on this node, or has \
+         run with another --netns; stop it and run `enforcer detach` with its options first"
+    )]
+    Taken { link: &'static str, netns: String },
 }
 
 /// Makes the namespace `name` with its links, or takes over the one that is there and mends what is
@@ -119,7 +124,10 @@ pub async fn ensure(name: &str, mtu: u32) -> Result<ProxyNetns, ProxyNetnsError>
         Some(netns) => (netns, false),
         None => (Netns::create(name)?, true),
     };
-    let built = build(&outside, &node, &netns, mtu).await;
+    let built = match check_free(&outside, &netns, name).await {
+        Ok(()) => build(&outside, &node, &netns, mtu).await,
+        Err(error) => Err(error),
+    };
     if built.is_err() && made {
         // Nothing half-made stays behind; the links end with the namespace.
         remove(name).await?;
@@ -128,17 +136,40 @@ pub async fn ensure(name: &str, mtu: u32) -> Result<ProxyNetns, ProxyNetnsError>
     Ok(ProxyNetns { netns, l7, rej, id })
 }
 
-/// Removes the namespace and its links. Whether there was anything.
+/// Removes the namespace and its links. Whether there was anything. Links of the same names that lead
+/// elsewhere are another's.
 pub async fn remove(name: &str) -> Result<bool, ProxyNetnsError> {
     let outside = netlink::connect(&Netns::current()?)?;
     let mut found = false;
-    for way in [&L7, &REJ] {
-        if let Some(link) = netlink::link(&outside, way.outside).await? {
-            delete(&outside, &link).await?;
-            found = true;
+    if let Some(netns) = Netns::named(name)? {
+        let id = netlink::known_netns_id(&outside, &netns).await?;
+        for way in [&L7, &REJ] {
+            if let Some(link) = netlink::link(&outside, way.outside).await?
+                && id.is_some()
+                && link.peer_netns_id == id
+            {
+                delete(&outside, &link).await?;
+                found = true;
+            }
         }
     }
     Ok(netns::remove(name)? || found)
+}
+
+/// Two agents on one node would take the links from each other.
+async fn check_free(outside: &Handle, netns: &Netns, name: &str) -> Result<(), ProxyNetnsError> {
+    let id = netlink::known_netns_id(outside, netns).await?;
+    for way in [&L7, &REJ] {
+        let link = netlink::link(outside, way.outside).await?;
+        let elsewhere = link.and_then(|link| link.peer_netns_id);
+        if elsewhere.is_some() && elsewhere != id {
+            return Err(ProxyNetnsError::Taken {
+                link: way.outside,
+                netns: name.into(),
+            });
+        }
+    }
+    Ok(())
 }
 
 /// The node's end of the way of what is to be judged, for attaching.
@@ -259,12 +290,11 @@ async fn bring_up(handle: &Handle, link: &Link, mtu: u32) -> Result<(), NetlinkE
 }
 
 async fn delete(handle: &Handle, link: &Link) -> Result<(), NetlinkError> {
-    handle
-        .link()
-        .del(link.index)
-        .execute()
-        .await
-        .map_err(request("delete link", &link.name))
+    match handle.link().del(link.index).execute().await {
+        // Somebody else has just done the same.
+        Err(error) if is(&error, Errno::NODEV) => Ok(()),
+        other => other.map_err(request("delete link", &link.name)),
+    }
 }
 
 /// Loopback up, everything local for what comes in, everything else back to the node.

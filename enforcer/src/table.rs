@@ -1,9 +1,9 @@
 //! The tables in the kernel: slots, the words in them, and the one store that switches.
 //!
 //! A slot is an array map of one element whose value is the whole table, mapped into our memory.
-//! [`Tables::publish`] writes the idle slot and then stores its number into ACTIVE: no packet is
-//! judged by a mixture, and whatever fails before that store changes nothing. A slot that was active
-//! is written again only after a grace period, when no processor can still be reading it.
+//! [`Tables::stage`] writes the idle slot and [`Tables::switch`] stores its number into ACTIVE: no
+//! packet is judged by a mixture, and whatever fails before that store changes nothing. A slot that
+//! was active is written again only after a grace period, when no processor can still be reading it.
 
 mod create;
 mod memory;
@@ -13,11 +13,11 @@ use std::io;
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
 use enforcer_ebpf::{
     maps::{ACTIVE_WORDS, active},
-    words::{ABI, CAPACITY_MAX, MAGIC, RECORDS_MAX, SLOTS, header},
+    words::{ABI, CAPACITY_MAX, MAGIC, RECORDS_MAX, SLOTS, header, pod},
 };
 
 pub use create::{CreateError, create_outer};
-pub use memory::Memory;
+pub use memory::{Counts, Memory};
 
 /// Value of ACTIVE's words while there is no such table.
 const NONE: u32 = u32::MAX;
@@ -78,13 +78,11 @@ pub enum TableError {
     },
 }
 
-/// A table that has just become active.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Published {
+/// A whole table in the idle slot, which nobody reads yet.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Staged {
     pub slot: u32,
     pub epoch: u32,
-    /// The slot that was active before.
-    pub previous: Option<u32>,
 }
 
 impl Tables {
@@ -142,25 +140,61 @@ impl Tables {
         self.active_slot().map_or(0, |slot| (slot + 1) % TURNS)
     }
 
-    /// Makes `words` the active table. Blocks for a grace period, some 10 ms, when the idle slot was
-    /// active before.
-    pub fn publish(&mut self, words: &[u32]) -> Result<Published, TableError> {
-        self.check(words)?;
-        let previous = self.active_slot();
+    /// Waits until nobody reads the idle slot any more, and returns it. Blocks for a grace period,
+    /// some 10 ms, when the slot was active before.
+    pub fn await_readers(&mut self) -> Result<u32, TableError> {
         let slot = self.idle_slot();
         self.prepare(slot)?;
+        Ok(slot)
+    }
+
+    /// Records that may have been counted under a slot: those of the table that lies there, or all,
+    /// where a table was only half written.
+    pub fn records(&self, slot: u32) -> u32 {
+        let Some(Some(slot)) = self.slots.get(slot as usize) else {
+            return 0;
+        };
+        let count = slot.memory.load(header::RECORDS_COUNT);
+        if slot.memory.load(header::MAGIC) == MAGIC || count == 0 {
+            count.min(RECORDS_MAX)
+        } else {
+            RECORDS_MAX
+        }
+    }
+
+    /// Writes `words` into the idle slot. Blocks as [`Tables::await_readers`] does.
+    pub fn stage(&mut self, words: &[u32]) -> Result<Staged, TableError> {
+        self.check(words)?;
+        let slot = self.await_readers()?;
         if let Some(idle) = &mut self.slots[slot as usize] {
             write(&mut idle.memory, words);
         }
-        self.active.store(active::TABLE, slot);
+        Ok(Staged {
+            slot,
+            epoch: words[header::EPOCH as usize],
+        })
+    }
+
+    /// Makes a staged table the active one: one store.
+    pub fn switch(&mut self, staged: &Staged) {
+        let previous = self.active_slot();
+        self.active.store(active::TABLE, staged.slot);
         if let Some(old) = previous.and_then(|slot| self.slots[slot as usize].as_mut()) {
             old.read_lately = true;
         }
-        Ok(Published {
-            slot,
-            epoch: words[header::EPOCH as usize],
-            previous,
-        })
+    }
+
+    /// Clears bits of a pod's flags in the active table, at once.
+    pub fn clear_pod_flags(&self, pod_slot: u32, flags: u32) {
+        let at = self.read_active(header::PODS) + pod_slot * pod::WORDS + pod::FLAGS;
+        let active = self
+            .active_slot()
+            .and_then(|s| self.slots[s as usize].as_ref());
+        if let Some(slot) = active
+            && pod_slot < self.read_active(header::PODS_COUNT)
+        {
+            slot.memory.store(at, slot.memory.load(at) & !flags);
+        }
     }
 
     /// Whether `words` may become the active table.

@@ -1,31 +1,40 @@
-//! Brings the agent up: everything that can be refused is checked first, then the table is filled,
-//! then the programs are attached. On a node where nothing ran before, a failure leaves nothing
-//! behind; where an earlier agent's programs enforce, they go on doing so.
+//! Brings the agent up: everything that can be refused is checked first, then maps and places are
+//! made, then the table and the programs take over. On a node where nothing ran before, a failure
+//! leaves nothing behind; where an earlier agent's programs enforce, they go on doing so.
 
 use std::{
     path::PathBuf,
+    pin::pin,
     sync::{Arc, Mutex},
 };
 
 use aya::maps::{MapData, MapError, RingBuf};
 use enforcer_ebpf::maps::{EVENTS, HITS, LISTENERS, OUT, OUT_COUNT, PROXY, REASONS, UPSTREAM};
+use futures_util::FutureExt;
+use tokio::net::UnixListener;
 
-use super::{Agent, OrderError, State, owners_of};
+use super::{Agent, OrderError, State, takeover::Takeover};
 use crate::{
-    apply::{self, ApplyError, Settings},
-    attach::{AttachError, Attacher, Hook, Outcome},
-    detach,
+    apply::{self, ApplyError, Before, Settings},
+    attach::{AttachError, Attacher, Classifiers, Hook},
+    control::{self, Bound, ControlError},
+    detach::{self, DetachError},
     flows::{FlowsError, OutFlows},
-    inventory::{self, Interface, Inventory, InventoryError, Wanted},
+    inventory::{self, Inventory, InventoryError, Wanted},
+    netlink::{self, NetlinkError},
+    netns::{Netns, NetnsError},
     object::{self, Object, ObjectError, take},
     pins::{Lock, Pins, PinsError},
+    proxy::Proxy,
     proxy_flows::{ProxyFlows, ProxyFlowsError},
+    proxy_host::{self, ProxyStartError},
     proxy_netns::{self, ProxyNetns, ProxyNetnsError},
     report::{
         Reporter,
         counters::{Counters, CountersError},
         events::Log,
     },
+    rights,
 };
 
 /// What the agent is started with.
@@ -40,6 +49,10 @@ pub struct Options {
     pub bpffs: PathBuf,
     /// Name of the proxy's network namespace.
     pub netns: String,
+    /// Where control commands are listened for.
+    pub socket: PathBuf,
+    /// Without it, what the proxy would judge is refused.
+    pub proxy: bool,
     pub hook: Hook,
     /// Least words of a table; `None`: twice what the first one needs.
     pub capacity: Option<u32>,
@@ -51,21 +64,31 @@ pub struct Options {
 pub struct Running {
     pub agent: Arc<Agent>,
     pub events: RingBuf<MapData>,
-    /// Where the proxy lives, and what it tells the kernel.
-    pub proxy: ProxyNetns,
-    pub proxy_flows: ProxyFlows,
+    pub control: UnixListener,
     pub log: Option<Log>,
+    /// Ends when dropped; what would be steered to it is refused from then on.
+    pub proxy: Option<Proxy>,
     pub object: aya::Ebpf,
+    pub socket: Bound,
+    /// Goes last: the next agent may begin.
     pub lock: Lock,
 }
 
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error(
-        "the agent must be root (uid 0), or have CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON and CAP_SYS_ADMIN"
-    )]
-    NotRoot,
+    #[error("run the agent as root: it lacks {0} (`enforcer doctor` says what each is for)")]
+    Rights(String),
+    #[error("told to stop before it was ready")]
+    Stopped,
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
+    #[error(transparent)]
+    Netlink(#[from] NetlinkError),
+    #[error(transparent)]
+    Proxy(#[from] ProxyStartError),
     #[error(transparent)]
     Inventory(#[from] InventoryError),
     #[error(transparent)]
@@ -98,171 +121,212 @@ pub enum StartError {
     },
 }
 
-/// Starts the agent. Must be called within a tokio runtime.
-pub async fn start(options: Options) -> Result<Running, StartError> {
-    if !object::is_built() {
-        return Err(ObjectError::NotBuilt.into());
-    }
-    if !rustix::process::geteuid().is_root() {
-        return Err(StartError::NotRoot);
-    }
+/// Starts the agent, unless `stop` comes first. Must be called within a tokio runtime.
+pub async fn start(
+    options: &Options,
+    stop: impl Future<Output = ()>,
+) -> Result<Running, StartError> {
+    let mut stop = pin!(stop.fuse());
+    check_rights()?;
     // Nothing is touched before bundle and inventory are known to be good.
-    let loaded = apply::read(&options.bundle)?;
-    let cluster = inventory::file::read(&options.inventory, options.mesh.as_deref())?;
-    let inventory = inventory::find(cluster, &options.wanted).await?;
-    let prepared = apply::link(&loaded, &inventory, &options.settings, None)?;
-
+    let first = tokio::select! {
+        first = First::read(options) => first?,
+        () = &mut stop => return Err(StartError::Stopped),
+    };
     let pins = Pins::below(&options.bpffs);
     let lock = pins.take()?;
     let enforced_before = !pins.link_names()?.is_empty();
-    let first = First {
-        loaded,
-        inventory,
-        prepared,
+    let netns_before = Netns::named(&options.netns)?.is_some();
+    let up = tokio::select! {
+        up = bring_up(options, &pins, first) => up,
+        () = &mut stop => Err(StartError::Stopped),
     };
-    match bring_up(&options, &pins, lock, first).await {
-        Ok(running) => Ok(running),
-        Err(error) => {
+    let stopped = stop.now_or_never().is_some();
+    match up {
+        Ok(up) if enforced_before || !stopped => Ok(up.running(lock)),
+        up => {
+            let error = up.err().unwrap_or(StartError::Stopped);
             if !enforced_before {
-                undo(&options, &pins).await;
+                undo(options, &pins, netns_before).await;
             }
             Err(error)
         }
     }
 }
 
+fn check_rights() -> Result<(), StartError> {
+    if !object::is_built() {
+        return Err(ObjectError::NotBuilt.into());
+    }
+    let missing = rights::missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
+    Err(StartError::Rights(names.join(", ")))
+}
+
+/// What the agent begins with.
 struct First {
     loaded: apply::Loaded,
     inventory: Inventory,
-    prepared: apply::Prepared,
+    /// Words of the table, when none is there before.
+    words: usize,
 }
 
-async fn bring_up(
-    options: &Options,
-    pins: &Pins,
-    lock: Lock,
-    first: First,
-) -> Result<Running, StartError> {
-    let proxy = proxy_netns::ensure(&options.netns, first.inventory.mtu()).await?;
-    let needed = u32::try_from(first.prepared.linked.words.len()).unwrap_or(u32::MAX);
+impl First {
+    async fn read(options: &Options) -> Result<Self, StartError> {
+        let loaded = apply::read(&options.bundle)?;
+        let cluster = inventory::file::read(&options.inventory, options.mesh.as_deref())?;
+        let inventory = inventory::find(cluster, &options.wanted).await?;
+        for (name, reason) in &inventory.lost {
+            let pod = format!("{}/{}", name.0, name.1);
+            tracing::warn!(pod, %reason, "not enforced");
+        }
+        if inventory.pods.is_empty() {
+            tracing::warn!("no pod of this node is enforced: there is none, or none was found");
+        }
+        let nothing = Before::default();
+        let prepared = apply::link(&loaded, &inventory, &options.settings, &nothing, 0)?;
+        Ok(Self {
+            loaded,
+            inventory,
+            words: prepared.linked.words.len(),
+        })
+    }
+}
+
+/// An agent that is up, without the lock that makes it the only one.
+struct Up {
+    agent: Arc<Agent>,
+    events: RingBuf<MapData>,
+    control: UnixListener,
+    log: Option<Log>,
+    proxy: Option<Proxy>,
+    object: aya::Ebpf,
+    socket: Bound,
+}
+
+impl Up {
+    fn running(self, lock: Lock) -> Running {
+        Running {
+            agent: self.agent,
+            events: self.events,
+            control: self.control,
+            log: self.log,
+            proxy: self.proxy,
+            object: self.object,
+            socket: self.socket,
+            lock,
+        }
+    }
+}
+
+/// Whatever waits comes first: where this future is dropped, no verdict has changed.
+async fn bring_up(options: &Options, pins: &Pins, first: First) -> Result<Up, StartError> {
+    let (control, socket) = control::bind(&options.socket)?;
+    let place = proxy_netns::ensure(&options.netns, first.inventory.mtu()).await?;
+    let classifiers = classifiers().await?;
+
+    let needed = u32::try_from(first.words).unwrap_or(u32::MAX);
     let capacity = options.capacity.unwrap_or_else(|| object::roomy(needed));
-    let Object { mut ebpf, tables } = object::load(pins, &proxy, capacity, options.bpf_log)?;
-    let log = options.bpf_log.then(|| logger(&mut ebpf)).transpose()?;
-    let events = take(&mut ebpf, EVENTS)?
+    let mut object = object::load(pins, &place, capacity, options.bpf_log)?;
+    let log = options
+        .bpf_log
+        .then(|| logger(&mut object.ebpf))
+        .transpose()?;
+    let events = take(&mut object.ebpf, EVENTS)?
         .try_into()
         .map_err(|source| StartError::Events {
             source: Box::new(source),
         })?;
-    let counters = Counters::new(take(&mut ebpf, REASONS)?, take(&mut ebpf, HITS)?)?;
-    let count = MapData::from_pin(pins.map(OUT_COUNT)).map_err(|source| ObjectError::Map {
-        name: OUT_COUNT,
-        source: Box::new(source),
-    })?;
-    let out = OutFlows::new(take(&mut ebpf, OUT)?, &count)?;
-
     let proxy_flows = ProxyFlows::new(
-        take(&mut ebpf, UPSTREAM)?,
-        take(&mut ebpf, PROXY)?,
-        take(&mut ebpf, LISTENERS)?,
+        take(&mut object.ebpf, UPSTREAM)?,
+        take(&mut object.ebpf, PROXY)?,
+        take(&mut object.ebpf, LISTENERS)?,
     )?;
     // Its sockets ended with the agent that held them.
     proxy_flows.forget_all()?;
-
-    let known = apply::slots(&tables, &first.inventory);
     let reporter = Arc::new(Reporter::new());
     reporter.name_pods(&first.inventory.cluster);
-    let agent = Agent {
+    let Object {
+        mut ebpf,
+        tables,
+        before,
+    } = object;
+    let capacity = tables.capacity();
+    let agent = Arc::new(Agent {
         state: Mutex::new(State {
             tables,
-            counters,
-            out,
+            counters: Counters::new(take(&mut ebpf, REASONS)?, take(&mut ebpf, HITS)?)?,
+            out: out_flows(&mut ebpf, pins)?,
             inventory: first.inventory,
             slots: Default::default(),
+            newest: 0,
         }),
         active: arc_swap::ArcSwapOption::empty(),
         reporter,
         changes: tokio::sync::watch::Sender::new(0),
         settings: options.settings.clone(),
         hook: options.hook,
+    });
+    let proxy = start_proxy(options, &agent, proxy_flows, &place)?;
+    let takeover = Takeover {
+        attacher: Attacher::new(&mut ebpf, pins, options.hook, classifiers),
+        pins,
+        proxy: &place,
+        before: &before,
     };
-    {
-        let state = &mut *agent.state();
-        // Epoch, slots and flags go on where an earlier agent's table stopped.
-        let prepared = if state.tables.active_slot().is_some() {
-            apply::link(
-                &first.loaded,
-                &state.inventory,
-                &options.settings,
-                Some(&state.tables),
-            )?
-        } else {
-            first.prepared
-        };
-        agent.publish(state, first.loaded, prepared)?;
-        attach(options, pins, &mut ebpf, &proxy, state, &known)?;
-    }
-    Ok(Running {
-        agent: Arc::new(agent),
+    let paused = takeover.unremembered(&agent.state().inventory.pods)?;
+    // Epoch, slots and flags go on where an earlier agent's table stopped.
+    let mut prepared = apply::link(
+        &first.loaded,
+        &agent.state().inventory,
+        &options.settings,
+        &before.clone().without_pauses(),
+        capacity,
+    )?;
+    prepared.pause(&paused);
+    takeover.run(&agent, first.loaded, prepared, &paused)?;
+    Ok(Up {
+        agent,
         events,
-        proxy,
-        proxy_flows,
+        control,
         log,
+        proxy,
         object: ebpf,
-        lock,
+        socket,
     })
 }
 
-/// Attaches everything in the order in which nothing is refused that should not be.
-fn attach(
-    options: &Options,
-    pins: &Pins,
-    ebpf: &mut aya::Ebpf,
-    proxy: &ProxyNetns,
-    state: &mut State,
-    known: &std::collections::BTreeMap<inventory::PodName, u32>,
-) -> Result<(), StartError> {
-    let mut attacher = Attacher::new(ebpf, pins, options.hook);
-    let mut outcomes: Vec<Outcome> = Vec::new();
-    outcomes.push(attacher.lookup(&proxy.netns)?);
-    outcomes.push(attacher.l7(&proxy_netns::outside_link(proxy))?);
-    let interfaces: Vec<Interface> = state.inventory.interfaces().cloned().collect();
-    // Connections that are there already are found before their answers are judged; those that are
-    // opened while we attach are found by the second look.
-    let mut seeded = seed(state, known)?;
-    for interface in &interfaces {
-        outcomes.push(attacher.from_pod(&interface.link)?);
-    }
-    seeded += seed(state, known)?;
-    for interface in &interfaces {
-        outcomes.push(attacher.to_pod(&interface.link)?);
-    }
-    let gone = attacher.prune()?;
-    let others = pins.remove_other_versions()?;
-    let count = |outcome| outcomes.iter().filter(|o| **o == outcome).count();
-    tracing::info!(
-        interfaces = interfaces.len(),
-        made = count(Outcome::Made),
-        replaced = count(Outcome::Replaced),
-        remade = count(Outcome::Remade),
-        detached = gone.len() + others,
-        seeded,
-        "attached"
-    );
-    Ok(())
+async fn classifiers() -> Result<Classifiers, StartError> {
+    let node = netlink::connect(&Netns::current()?)?;
+    let links = netlink::links(&node).await?;
+    Ok(Classifiers::find(&node, &links).await?)
 }
 
-/// Remembers the open connections of pods that were not guarded before.
-fn seed(
-    state: &mut State,
-    known: &std::collections::BTreeMap<inventory::PodName, u32>,
-) -> Result<usize, StartError> {
-    let guarded: Vec<u32> = known.values().copied().collect();
-    let owners = owners_of(&state.tables, &state.inventory);
-    let mut seeded = 0;
-    for owner in owners.iter().filter(|o| !guarded.contains(&o.slot)) {
-        seeded += state.out.seed(owner)?;
+fn out_flows(ebpf: &mut aya::Ebpf, pins: &Pins) -> Result<OutFlows, StartError> {
+    let count = MapData::from_pin(pins.map(OUT_COUNT)).map_err(|source| ObjectError::Map {
+        name: OUT_COUNT,
+        source: Box::new(source),
+    })?;
+    Ok(OutFlows::new(take(ebpf, OUT)?, &count)?)
+}
+
+/// Before anything can be steered to it.
+fn start_proxy(
+    options: &Options,
+    agent: &Arc<Agent>,
+    flows: ProxyFlows,
+    place: &ProxyNetns,
+) -> Result<Option<Proxy>, StartError> {
+    if !options.proxy {
+        return Ok(None);
     }
-    Ok(seeded)
+    let netns = Netns::open(place.netns.path())?;
+    // It has a runtime of its own, which ends there and then when it cannot listen.
+    let started = tokio::task::block_in_place(|| proxy_host::start(agent.clone(), flows, netns));
+    Ok(Some(started?))
 }
 
 fn logger(ebpf: &mut aya::Ebpf) -> Result<Log, StartError> {
@@ -271,9 +335,18 @@ fn logger(ebpf: &mut aya::Ebpf) -> Result<Log, StartError> {
     })
 }
 
-/// Takes away what a failed first start has made. What cannot be taken away is named.
-async fn undo(options: &Options, pins: &Pins) {
-    if let Err(error) = detach::all(pins, &options.netns).await {
+/// Takes away what a failed first start has made, and nothing that was there before. What cannot be
+/// taken away is named.
+async fn undo(options: &Options, pins: &Pins, netns_before: bool) {
+    let undone: Result<(), DetachError> = async {
+        detach::programs(pins).await?;
+        if !netns_before {
+            proxy_netns::remove(&options.netns).await?;
+        }
+        Ok(())
+    }
+    .await;
+    if let Err(error) = undone {
         tracing::error!(
             error = crate::chain(&error),
             "what the failed start has made is left behind: run `enforcer detach`"

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, time::UNIX_EPOCH};
 
+use policyc::link::LinkedPod;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, OrderError};
 use crate::{
     apply::{Generation, Times},
+    inventory::{Enrolment, Inventory, LocalPod},
     report::{counters::HitCount, line},
 };
 
@@ -51,20 +53,24 @@ pub struct TableStatus {
     pub records: usize,
 }
 
-/// A guarded pod.
+/// A pod of this node.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PodStatus {
     /// `namespace/name`
     pub name: String,
     pub interfaces: Vec<String>,
-    /// Policies are enforced; otherwise only its source addresses are guarded.
+    /// Policies are enforced; otherwise only its source addresses are guarded, and without an
+    /// interface not even those.
     pub enrolled: bool,
+    /// Why policies are not enforced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_enforced: Option<String>,
     /// Pods of the same number are under the same policies.
     pub scope: u32,
     /// Some verdicts need userspace.
     pub asks: bool,
     /// Connections that the pod has opened and that are remembered.
-    pub outbound: u32,
+    pub outbound: u64,
 }
 
 impl Agent {
@@ -74,18 +80,28 @@ impl Agent {
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
         let live: Vec<&Generation> = state.slots.iter().flatten().map(AsRef::as_ref).collect();
         let scopes = scope_numbers(&active);
-        let pods = active
-            .pods
-            .iter()
-            .map(|pod| PodStatus {
+        let guarded = active.pods.iter().map(|pod| {
+            let local = local(&state.inventory, pod);
+            PodStatus {
                 name: format!("{}/{}", pod.namespace, pod.name),
-                interfaces: interfaces(&state.inventory, &pod.namespace, &pod.name),
+                interfaces: local.map(interfaces).unwrap_or_default(),
                 enrolled: pod.enrolled,
+                not_enforced: (!pod.enrolled).then(|| not_enforced(local)),
                 scope: scopes.get(&pod.scope_v4).copied().unwrap_or(0),
                 asks: pod.asks,
                 outbound: state.out.count(pod.slot),
-            })
-            .collect();
+            }
+        });
+        let lost = state.inventory.lost.iter().map(|(name, reason)| PodStatus {
+            name: format!("{}/{}", name.0, name.1),
+            interfaces: Vec::new(),
+            enrolled: false,
+            not_enforced: Some(reason.to_string()),
+            scope: 0,
+            asks: false,
+            outbound: 0,
+        });
+        let pods = guarded.chain(lost).collect();
         let since = active.since.duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -138,12 +154,19 @@ fn scope_numbers(generation: &Generation) -> BTreeMap<u32, u32> {
     offsets.into_iter().zip(1..).collect()
 }
 
-fn interfaces(inventory: &crate::inventory::Inventory, namespace: &str, name: &str) -> Vec<String> {
-    inventory
-        .pods
-        .iter()
-        .filter(|pod| pod.name.0 == namespace && pod.name.1 == name)
-        .flat_map(|pod| &pod.interfaces)
-        .map(|interface| interface.link.name.clone())
-        .collect()
+fn local<'a>(inventory: &'a Inventory, pod: &LinkedPod) -> Option<&'a LocalPod> {
+    let is = |local: &&LocalPod| local.name.0 == pod.namespace && local.name.1 == pod.name;
+    inventory.pods.iter().find(is)
+}
+
+fn interfaces(pod: &LocalPod) -> Vec<String> {
+    pod.interfaces.iter().map(|i| i.link.name.clone()).collect()
+}
+
+fn not_enforced(pod: Option<&LocalPod>) -> String {
+    match pod.map(|pod| pod.enrolment) {
+        Some(Enrolment::NotNamed) => "no --interface names its interface",
+        Some(Enrolment::Wanted) | None => "its namespace is excluded",
+    }
+    .into()
 }

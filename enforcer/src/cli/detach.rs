@@ -9,12 +9,12 @@ use super::{
     socket::{Client, ClientError},
 };
 use crate::{
-    control::Request,
+    control::{Answer, Request},
     detach,
     pins::{Pins, PinsError},
 };
 
-/// How long the agent may take to go.
+/// How long somebody else who is detaching may take.
 const LEAVING: Duration = Duration::from_secs(10);
 
 /// Stop enforcing: remove programs, maps and the proxy's namespace
@@ -33,11 +33,16 @@ impl Detach {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         let pins = Pins::below(&self.place.bpffs);
         match Client::connect(&self.socket.socket) {
-            Ok(mut client) => {
-                client.ask(&Request::Detach {})?;
-                // The agent closes the connection and then detaches; its lock goes with it.
-                while client.line()?.is_some() {}
-            }
+            Ok(mut client) => match client.ask(&Request::Detach {}) {
+                Ok(Answer::Detached(removed)) => {
+                    println!("{removed}");
+                    return Ok(ExitCode::SUCCESS);
+                }
+                Ok(_) => return Err(client.unexpected().into()),
+                // It was ending already: what it has left is ours to take away.
+                Err(ClientError::Broken { .. }) => {}
+                Err(error) => return Err(error.into()),
+            },
             Err(ClientError::Absent { .. }) => {}
             Err(error) => return Err(error.into()),
         }

@@ -9,15 +9,16 @@ use clap::Args;
 
 use super::{Failure, Format, SocketArgs, socket::Client};
 use crate::{
-    control::{Answer, Filter, Request},
-    report::{Verdict, VerdictLine},
+    control::{Answer, Filter, Line, Request},
+    report::Verdict,
 };
 
 /// Show verdicts as they fall
 ///
 /// Opening segments that were refused or steered, requests that were judged in userspace, and
 /// allowed connections where the agent was started with --events=all. With --format=json each line
-/// has the fields of a request to `policyc eval`, and more.
+/// has the fields of a request to `policyc eval`, and more. A monitor that is too slow is told with
+/// `{"lost": N}` how many verdicts have passed it by.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  enforcer monitor --verdict deny\n  enforcer monitor --pod default/backend --format json"
@@ -60,10 +61,10 @@ impl Monitor {
         while let Some(line) = client.line()? {
             let written = match self.format {
                 Format::Json => out.write_all(line.as_bytes()),
-                Format::Human => {
-                    let verdict: VerdictLine = serde_json::from_str(&line)?;
-                    writeln!(out, "{verdict}")
-                }
+                Format::Human => match serde_json::from_str(&line)? {
+                    Line::Verdict(verdict) => writeln!(out, "{verdict}"),
+                    Line::Lost { lost } => writeln!(out, "... {lost} verdicts passed unseen"),
+                },
             };
             match written.and_then(|()| out.flush()) {
                 // `monitor | head` has seen enough.

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc};
 use clap::{Args, ValueEnum};
 use policyc::link::HostMode;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 
@@ -14,11 +14,11 @@ use crate::{
     agent::{Agent, Options, Running, start},
     apply::Settings,
     attach::Hook,
-    control, detach,
+    control::{self, Answer},
+    detach::{self, DetachError, Removed},
     flows::CLEAN_EVERY,
     inventory::Wanted,
     pins::Pins,
-    proxy_host,
     report::events,
 };
 
@@ -43,7 +43,7 @@ pub struct Run {
     /// Only pods of the inventory that run on this node
     #[arg(long, value_name = "NAME", env = "ENFORCER_NODE_NAME")]
     node_name: Option<String>,
-    /// Only pods behind these interfaces; repeatable
+    /// Police only pods behind these interfaces, and guard the others against spoofing; repeatable
     #[arg(long, value_name = "NAME")]
     interface: Vec<String>,
     /// `audit` reports verdicts and refuses nothing
@@ -137,21 +137,21 @@ impl Run {
 
     async fn serve(self) -> Result<ExitCode, Failure> {
         let began = std::time::Instant::now();
+        // Before anything is made, so that no end of the agent goes unnoticed.
+        let mut signals = Signals::listen()?;
         let options = self.options();
-        let pins = Pins::below(&options.bpffs);
-        let netns = options.netns.clone();
         let Running {
             agent,
             events,
-            proxy,
-            proxy_flows,
+            control,
             log,
+            proxy,
             object: _programs,
+            socket,
             lock,
-        } = start::start(options).await?;
-        let listener = control::bind(&self.socket.socket)?;
+        } = start::start(&options, signals.wait()).await?;
         let (detach_sender, mut detach_wanted) = mpsc::channel(1);
-        tokio::spawn(control::serve(listener, agent.clone(), detach_sender));
+        tokio::spawn(control::serve(control, agent.clone(), detach_sender));
         tokio::spawn(supervise(
             "events",
             events::run(events, agent.reporter.clone()),
@@ -160,32 +160,30 @@ impl Run {
             tokio::spawn(supervise("log", events::forward(log)));
         }
         tokio::spawn(clean(agent.clone()));
-        let proxy = match self.no_proxy {
-            true => None,
-            false => Some(proxy_host::start(agent.clone(), proxy_flows, proxy.netns)?),
-        };
         tracing::info!(
             ready_ms = began.elapsed().as_millis(),
-            socket = %self.socket.socket.display(),
+            socket = %options.socket.display(),
             "ready"
         );
-
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-            _ = detach_wanted.recv() => {
-                let removed = detach::all(&pins, &netns).await?;
-                tracing::info!("{removed}");
-                remove_socket(&self.socket.socket);
-                return Ok(ExitCode::SUCCESS);
+            () = signals.wait() => {
+                drop(proxy);
+                tracing::info!("stopping; what was enforced stays enforced until `enforcer detach`");
+            }
+            Some(leaving) = detach_wanted.recv() => {
+                // New commands meet no agent from here on, and do the rest themselves.
+                drop(socket);
+                let removed = detach::all(&Pins::below(&options.bpffs), &options.netns).await;
+                drop(proxy);
+                drop(lock);
+                let answer = answer(&removed);
+                leaving.tell(&answer).await;
+                while let Ok(other) = detach_wanted.try_recv() {
+                    other.tell(&answer).await;
+                }
+                tracing::info!("{}", removed?);
             }
         }
-        drop(proxy);
-        tracing::info!("stopping; what was enforced stays enforced until `enforcer detach`");
-        remove_socket(&self.socket.socket);
-        drop(lock);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -212,6 +210,8 @@ impl Run {
             },
             bpffs: self.place.bpffs.clone(),
             netns: self.place.netns.clone(),
+            socket: self.socket.socket.clone(),
+            proxy: !self.no_proxy,
             hook: self.hook.unwrap_or_else(Hook::best),
             capacity: self.capacity,
             bpf_log: self.bpf_log,
@@ -244,9 +244,32 @@ async fn clean(agent: Arc<Agent>) {
     }
 }
 
-fn remove_socket(path: &std::path::Path) {
-    if let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!(%error, "the control socket is left behind");
+fn answer(removed: &Result<Removed, DetachError>) -> Answer {
+    match removed {
+        Ok(removed) => Answer::Detached(*removed),
+        Err(error) => Answer::Error(crate::chain(error)),
+    }
+}
+
+/// What ends an agent from outside.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 }
 

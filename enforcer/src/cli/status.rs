@@ -64,10 +64,10 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
     )?;
     writeln!(out, "pods     {}", status.pods.len())?;
     for pod in &status.pods {
-        let enforced = match (pod.enrolled, pod.asks) {
-            (false, _) => "not enrolled",
-            (true, false) => "kernel",
-            (true, true) => "kernel, some in userspace",
+        let enforced = match (&pod.not_enforced, pod.asks) {
+            (Some(reason), _) => format!("not enforced: {reason}"),
+            (None, false) => "kernel".into(),
+            (None, true) => "kernel, some in userspace".into(),
         };
         writeln!(
             out,

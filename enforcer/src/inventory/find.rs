@@ -1,7 +1,7 @@
 //! Finds the node's end of each pod's link, and the pod's namespace, from either one.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -12,7 +12,7 @@ use netlink_packet_route::address::AddressAttribute;
 use policyc::cluster::{Cluster, Pod};
 use rtnetlink::Handle;
 
-use super::{Interface, Inventory, InventoryError, LocalPod};
+use super::{Enrolment, Interface, Inventory, InventoryError, LocalPod, Lost};
 use crate::{
     netlink::{self, Link, NetlinkError, request},
     netns::Netns,
@@ -24,8 +24,21 @@ use crate::{
 pub struct Wanted {
     /// Only pods with this `spec.nodeName`.
     pub node: Option<String>,
-    /// Only these interfaces, all of which must be pods'.
+    /// Only pods behind these interfaces are policed; each must be a pod's. Empty: all pods.
     pub interfaces: Vec<String>,
+}
+
+impl Wanted {
+    /// Nothing says which of the inventory's pods are here.
+    fn is_everywhere(&self) -> bool {
+        self.node.is_none() && self.interfaces.is_empty()
+    }
+
+    /// Whether a pod is among those to be policed.
+    fn names(&self, pod: &LocalPod) -> bool {
+        let named = |i: &Interface| self.interfaces.contains(&i.link.name);
+        self.interfaces.is_empty() || pod.interfaces.iter().any(named)
+    }
 }
 
 /// Finds the pods of this node. Must be called within a tokio runtime.
@@ -35,37 +48,39 @@ pub async fn find(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, Invent
     let links = netlink::links(&handle).await?;
     let known = named_interfaces(&handle, &links, &cluster, wanted).await?;
 
-    let mut finder = Finder {
-        handle: &handle,
-        links: &links,
-        namespaces: None,
-    };
-    let mut pods = Vec::new();
+    let mut finder = Finder::new(&handle, &links);
+    let (mut pods, mut lost) = (Vec::new(), Vec::new());
     for pod in &cluster.pods {
         if pod.finished || wanted.node.is_some() && wanted.node != pod.node {
             continue;
         }
-        let by_name = known.get(&(pod.namespace.clone(), pod.name.clone()));
-        let mut found = match (&pod.interface, &pod.netns, by_name) {
-            (None, None, None) => continue,
-            (Some(name), _, _) => finder.by_interface(pod, name).await?,
+        let name = (pod.namespace.clone(), pod.name.clone());
+        let mut found = match (&pod.interface, &pod.netns, known.get(&name)) {
+            (Some(interface), _, _) => finder.by_interface(pod, interface).await?,
             (None, Some(path), _) => finder.by_netns(pod, Path::new(path)).await?,
-            (None, None, Some(name)) => finder.by_interface(pod, name).await?,
+            (None, None, Some(interface)) => finder.by_interface(pod, interface).await?,
+            // Without the node's name, a pod that nothing leads to is another node's.
+            (None, None, None) if wanted.is_everywhere() => continue,
+            (None, None, None) => match finder.by_address(pod).await? {
+                Ok(found) => found,
+                Err(_) if wanted.node.is_none() => continue,
+                Err(reason) => {
+                    lost.push((name, reason));
+                    continue;
+                }
+            },
         };
-        if !wanted.interfaces.is_empty() {
-            found
-                .interfaces
-                .retain(|i| wanted.interfaces.contains(&i.link.name));
+        if !wanted.names(&found) {
+            found.enrolment = Enrolment::NotNamed;
         }
-        if !found.interfaces.is_empty() {
-            pods.push(found);
-        }
+        pods.push(found);
     }
     check(&pods, wanted)?;
     let node_addresses = node_addresses(&handle).await?;
     Ok(Inventory {
         cluster,
         pods,
+        lost,
         node_addresses,
     })
 }
@@ -105,7 +120,8 @@ fn check(pods: &[LocalPod], wanted: &Wanted) -> Result<(), InventoryError> {
     {
         return Err(InventoryError::NobodyBehind(name.clone()));
     }
-    if pods.is_empty() {
+    // A node may well have no pods; a machine whose name nobody has said is not known to be one.
+    if pods.is_empty() && wanted.node.is_none() {
         return Err(InventoryError::Empty);
     }
     Ok(())
@@ -119,11 +135,7 @@ async fn named_interfaces(
     wanted: &Wanted,
 ) -> Result<BTreeMap<super::PodName, String>, InventoryError> {
     let mut known = BTreeMap::new();
-    let mut finder = Finder {
-        handle,
-        links,
-        namespaces: None,
-    };
+    let mut finder = Finder::new(handle, links);
     for name in &wanted.interfaces {
         let link = links
             .iter()
@@ -156,9 +168,75 @@ struct Finder<'a> {
     links: &'a [Link],
     /// Where each namespace that the node has an id for can be opened.
     namespaces: Option<BTreeMap<i32, PathBuf>>,
+    /// Which of them hold an address.
+    holders: Option<BTreeMap<IpAddr, BTreeSet<PathBuf>>>,
 }
 
-impl Finder<'_> {
+impl<'a> Finder<'a> {
+    fn new(handle: &'a Handle, links: &'a [Link]) -> Self {
+        Self {
+            handle,
+            links,
+            namespaces: None,
+            holders: None,
+        }
+    }
+
+    /// The pod whose namespace nobody has named: the one that has the pod's address.
+    async fn by_address(&mut self, pod: &Pod) -> Result<Result<LocalPod, Lost>, InventoryError> {
+        if pod.template.host_network {
+            return Ok(Err(Lost::HostNetwork));
+        }
+        if pod.ips.is_empty() {
+            return Ok(Err(Lost::NoAddress));
+        }
+        if self.holders.is_none() {
+            self.holders = Some(self.find_holders().await?);
+        }
+        let holders = self.holders.iter();
+        let paths: BTreeSet<PathBuf> = holders
+            .flat_map(|holders| pod.ips.iter().filter_map(|ip| holders.get(ip)))
+            .flatten()
+            .cloned()
+            .collect();
+        let mut paths = paths.iter();
+        match (paths.next(), paths.next()) {
+            (Some(path), None) => match self.by_netns(pod, path).await {
+                Ok(found) => Ok(Ok(found)),
+                // It ended while we looked, or hangs on something other than a veth.
+                Err(InventoryError::NotConnected { .. } | InventoryError::Netns(_)) => {
+                    Ok(Err(Lost::NotFound))
+                }
+                Err(error) => Err(error),
+            },
+            (Some(_), Some(_)) => Ok(Err(Lost::Ambiguous)),
+            (None, _) => Ok(Err(Lost::NotFound)),
+        }
+    }
+
+    async fn find_holders(
+        &mut self,
+    ) -> Result<BTreeMap<IpAddr, BTreeSet<PathBuf>>, InventoryError> {
+        let mut holders: BTreeMap<IpAddr, BTreeSet<PathBuf>> = BTreeMap::new();
+        for path in self.namespaces().await?.values() {
+            // Namespaces come and go; one that is gone holds nothing.
+            let Ok(netns) = Netns::open(path) else {
+                continue;
+            };
+            for address in addresses(&netlink::connect(&netns)?).await? {
+                holders.entry(address).or_default().insert(path.clone());
+            }
+        }
+        Ok(holders)
+    }
+
+    async fn namespaces(&mut self) -> Result<&BTreeMap<i32, PathBuf>, InventoryError> {
+        if self.namespaces.is_none() {
+            self.namespaces = Some(namespaces(self.handle).await?);
+        }
+        Ok(self.namespaces.get_or_insert_default())
+    }
+
     async fn by_interface(&mut self, pod: &Pod, name: &str) -> Result<LocalPod, InventoryError> {
         let link = self
             .links
@@ -222,10 +300,7 @@ impl Finder<'_> {
         let Some(id) = link.peer_netns_id else {
             return Ok(None);
         };
-        if self.namespaces.is_none() {
-            self.namespaces = Some(namespaces(self.handle).await?);
-        }
-        match self.namespaces.as_ref().and_then(|known| known.get(&id)) {
+        match self.namespaces().await?.get(&id) {
             Some(path) => Ok(Some(Netns::open(path)?)),
             None => Ok(None),
         }
@@ -235,7 +310,7 @@ impl Finder<'_> {
 /// Every namespace that has a name or a process, by the id that the node knows it by.
 async fn namespaces(handle: &Handle) -> Result<BTreeMap<i32, PathBuf>, InventoryError> {
     let mut known = BTreeMap::new();
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     let processes = numbered("/proc").into_iter().map(|p| p.join("ns/net"));
     for path in children("/run/netns").into_iter().chain(processes) {
         // Processes end while we look, and names may be stale: neither is a namespace then.
@@ -302,6 +377,7 @@ fn local(pod: &Pod, interfaces: Vec<Interface>, netns: Option<Netns>) -> LocalPo
         addresses: pod.ips.clone(),
         interfaces,
         netns,
+        enrolment: Enrolment::Wanted,
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The kernel counts hits by record number under the slot of the table. Before a slot is written
 //! again its counts are read, added up by name, and cleared; so numbers go on over any number of
-//! activations.
+//! activations. What an earlier agent's table has counted is cleared unread: nobody knows its names.
 
 use std::collections::BTreeMap;
 
@@ -97,17 +97,22 @@ impl Counters {
             .collect())
     }
 
-    /// Takes over the counts of a table whose slot is about to be written, and clears them.
-    pub fn retire(&mut self, slot: u32, old: Option<&Generation>) -> Result<(), CountersError> {
-        let Some(old) = old else {
-            return Ok(());
-        };
-        let mut sums = std::mem::take(&mut self.retired);
-        let added = self.add(old, &mut sums);
-        self.retired = sums;
-        added?;
+    /// Takes over the counts of a table whose slot is about to be written, and clears them. `old` is
+    /// `None` where the table is an earlier agent's; it has as many records as `records` says.
+    /// Nobody may be reading the slot any more.
+    pub fn retire(
+        &mut self,
+        slot: u32,
+        old: Option<&Generation>,
+        records: u32,
+    ) -> Result<(), CountersError> {
+        if let Some(old) = old {
+            let mut sums = self.retired.clone();
+            self.add(old, &mut sums)?;
+            self.retired = sums;
+        }
         let none = vec![Plain(Hits::default()); self.processors];
-        for record in 1..count(&old.attributions) {
+        for record in 1..records {
             let zeros = PerCpuValues::try_from(none.clone())
                 .map_err(|error| failed("clear")(MapError::IoError(error)))?;
             self.hits
@@ -153,10 +158,6 @@ impl HitName {
             rule: attribution.rule,
         }
     }
-}
-
-fn count(attributions: &[Attribution]) -> u32 {
-    u32::try_from(attributions.len()).unwrap_or(u32::MAX)
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(MapError) -> CountersError {

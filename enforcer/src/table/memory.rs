@@ -4,14 +4,13 @@ use std::{
     io,
     os::fd::AsFd,
     ptr::NonNull,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicU32, AtomicU64, Ordering},
 };
 
 use aya::maps::MapData;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
-/// The words of an array map: of its single value, or the first word of each of its elements. Of an
-/// element of 64 bits that is the lower half, on the little-endian machines that we build for.
+/// The words of an array map: of its single value, or the first word of each of its elements.
 #[derive(Debug)]
 pub struct Memory {
     base: NonNull<AtomicU32>,
@@ -82,22 +81,6 @@ impl Memory {
         }
     }
 
-    /// Adds to a word that the kernel adds to as well.
-    pub fn add(&self, index: u32, amount: u32) {
-        if let Some(word) = self.word(index) {
-            word.fetch_add(amount, Ordering::AcqRel);
-        }
-    }
-
-    /// Subtracts from a word that the kernel adds to, and never below 0.
-    pub fn subtract(&self, index: u32, amount: u32) {
-        if let Some(word) = self.word(index) {
-            let less = |value: u32| Some(value.saturating_sub(amount));
-            // It always succeeds: `less` never says no.
-            let _before = word.fetch_update(Ordering::AcqRel, Ordering::Acquire, less);
-        }
-    }
-
     /// Copies all of `words` from index `from` on to the same places. Outside: nothing.
     pub fn copy_from(&mut self, words: &[u32], from: u32) {
         for (i, value) in words.iter().enumerate().skip(from as usize) {
@@ -124,6 +107,44 @@ impl Memory {
         // SAFETY: index < words, and words * stride words lie within the mapping, which lives as
         // long as self. It is aligned to a page, and others only ever access it in whole words.
         Some(unsafe { self.base.add(index as usize * self.stride).as_ref() })
+    }
+}
+
+/// The elements of an array map of 64-bit counts, to which the kernel adds as well.
+#[derive(Debug)]
+pub struct Counts(Memory);
+
+impl Counts {
+    /// Maps an array map that holds `counts` elements of 64 bits, and was made with BPF_F_MMAPABLE.
+    pub fn of(map: &MapData, counts: u32) -> io::Result<Self> {
+        let info = map.info().map_err(io::Error::other)?;
+        if info.value_size() != 8 || info.max_entries() < 2 {
+            return Err(io::Error::other("it is not an array of 64-bit counts"));
+        }
+        Memory::of_words(map, counts).map(Self)
+    }
+
+    /// The count at `index`, or 0 outside.
+    pub fn load(&self, index: u32) -> u64 {
+        self.count(index).map_or(0, |c| c.load(Ordering::Acquire))
+    }
+
+    /// Adds, wrapping around as the kernel's own additions do. Outside: nothing.
+    pub fn add(&self, index: u32, amount: i64) {
+        if let Some(count) = self.count(index) {
+            count.fetch_add(amount.cast_unsigned(), Ordering::AcqRel);
+        }
+    }
+
+    #[expect(unsafe_code, reason = "the mapping is reached by pointer")]
+    fn count(&self, index: u32) -> Option<&AtomicU64> {
+        if index >= self.0.words {
+            return None;
+        }
+        // SAFETY: index < words, and elements of eight bytes lie a stride of two words apart, within
+        // the mapping, which lives as long as self. It is aligned to a page, and nobody accesses
+        // these elements but as a whole.
+        Some(unsafe { self.0.base.cast::<AtomicU64>().add(index as usize).as_ref() })
     }
 }
 

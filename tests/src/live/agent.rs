@@ -108,6 +108,20 @@ impl Home {
     /// # Errors
     /// When the program cannot be started.
     pub fn spawn(&self, node: &Netns, bundle: &Path, options: &[&str]) -> Result<Agent> {
+        self.spawn_at(&self.file("socket"), node, bundle, options)
+    }
+
+    /// As [`Home::spawn`], with another control socket.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn_at(
+        &self,
+        socket: &Path,
+        node: &Netns,
+        bundle: &Path,
+        options: &[&str],
+    ) -> Result<Agent> {
         let log = self.file("agent.log");
         let to_log = fs::OpenOptions::new()
             .create(true)
@@ -121,7 +135,7 @@ impl Home {
             .arg("--inventory")
             .arg(self.file("inventory.yaml"))
             .arg("--socket")
-            .arg(self.file("socket"))
+            .arg(socket)
             .arg("--bpffs")
             .arg(&self.bpffs)
             .args(["--netns", &self.netns])
@@ -206,6 +220,17 @@ impl Agent {
     /// When the process is not ours.
     pub fn kill(mut self) -> Result<()> {
         self.process.kill()?;
+        Ok(())
+    }
+
+    /// SIGINT: what Ctrl-C sends.
+    ///
+    /// # Errors
+    /// When the process is not ours.
+    pub fn interrupt(&self) -> Result<()> {
+        let id = i32::try_from(self.id()).context("process ids are positive")?;
+        let id = rustix::process::Pid::from_raw(id).context("process ids are not 0")?;
+        rustix::process::kill_process(id, rustix::process::Signal::INT)?;
         Ok(())
     }
 

@@ -1,5 +1,10 @@
 //! Enforcement for real: the agent as a process, real namespaces, real TCP.
 
+mod control;
+mod inventory;
+mod restart;
+mod start;
+
 use std::{
     fs,
     net::IpAddr,

@@ -1,0 +1,150 @@
+//! From what an earlier agent has left, or from nothing, to this agent's table and programs.
+//!
+//! Where a table judges already, the programs are replaced first, which changes no verdict, and the
+//! table follows when nothing can fail any more. Where none does, programs would refuse everything,
+//! so the table comes first. Either way a pod whose outbound connections nobody has remembered so
+//! far is paused until they have been found: its programs remember what it opens from the moment at
+//! which they are attached, and refuse nothing before the older connections are known, too.
+
+use std::collections::BTreeSet;
+
+use enforcer_ebpf::words::{header, pod_flags};
+
+use super::{Agent, State, owners, start::StartError};
+use crate::{
+    apply::{Before, Loaded, Prepared},
+    attach::{AttachError, Attacher, Outcome},
+    inventory::{Interface, LocalPod, PodName},
+    netlink::Link,
+    pins::Pins,
+    proxy_netns::{self, ProxyNetns},
+};
+
+/// What is attached, to what, and after what.
+pub struct Takeover<'a> {
+    pub attacher: Attacher<'a>,
+    pub pins: &'a Pins,
+    pub proxy: &'a ProxyNetns,
+    pub before: &'a Before,
+}
+
+impl Takeover<'_> {
+    /// The pods whose outbound connections an earlier agent's programs have not remembered all
+    /// along.
+    pub fn unremembered(&self, pods: &[LocalPod]) -> Result<BTreeSet<PodName>, AttachError> {
+        let mut names = BTreeSet::new();
+        for pod in pods {
+            let mut remembered = self.before.remembered(pod);
+            for interface in &pod.interfaces {
+                remembered = remembered && self.attacher.guards(&interface.link)?;
+            }
+            if !remembered {
+                names.insert(pod.name.clone());
+            }
+        }
+        Ok(names)
+    }
+
+    /// Attaches programs and makes the table active. `paused` are the pods that `prepared` pauses.
+    /// Nothing changes the verdicts that were in force before everything that can fail is done.
+    pub fn run(
+        mut self,
+        agent: &Agent,
+        loaded: Loaded,
+        prepared: Prepared,
+        paused: &BTreeSet<PodName>,
+    ) -> Result<(), StartError> {
+        let state = &mut *agent.state();
+        let judged = state.tables.active_slot().is_some();
+        let outcomes = if judged {
+            let outcomes = self.attach(state)?;
+            agent.publish(state, loaded, prepared)?;
+            outcomes
+        } else {
+            agent.publish(state, loaded, prepared)?;
+            self.attach(state)?
+        };
+        let seeded = seed(state, paused);
+        let detached = self.finish();
+        let count = |outcome| outcomes.iter().filter(|o| **o == outcome).count();
+        tracing::info!(
+            interfaces = state.inventory.interfaces().count(),
+            made = count(Outcome::Made),
+            replaced = count(Outcome::Replaced),
+            remade = count(Outcome::Remade),
+            detached,
+            seeded,
+            "attached"
+        );
+        Ok(())
+    }
+
+    fn attach(&mut self, state: &State) -> Result<Vec<Outcome>, AttachError> {
+        let attacher = &mut self.attacher;
+        let mut outcomes = vec![
+            attacher.lookup(&self.proxy.netns)?,
+            attacher.l7(&proxy_netns::outside_link(self.proxy))?,
+        ];
+        let links: Vec<&Link> = state
+            .inventory
+            .interfaces()
+            .map(|i: &Interface| &i.link)
+            .collect();
+        // What remembers goes before what refuses.
+        for link in &links {
+            outcomes.push(attacher.from_pod(link)?);
+        }
+        for link in &links {
+            outcomes.push(attacher.to_pod(link)?);
+        }
+        Ok(outcomes)
+    }
+
+    /// Takes away what is not needed any more. What cannot be taken away does no harm.
+    fn finish(self) -> usize {
+        let detached = self.attacher.prune();
+        match self.pins.settle() {
+            Ok(others) => detached + others,
+            Err(error) => {
+                tracing::warn!(
+                    error = crate::chain(&error),
+                    "what an earlier agent has left stays behind"
+                );
+                detached
+            }
+        }
+    }
+}
+
+/// Finds the connections that paused pods have open, and ends the pause.
+fn seed(state: &mut State, paused: &BTreeSet<PodName>) -> usize {
+    let slots = Before::of(&state.tables).slots(&state.inventory);
+    let mut seeded = 0;
+    for owner in owners(&state.inventory, &slots) {
+        let name = slots.iter().find(|(_, slot)| **slot == owner.slot);
+        let Some((name, _)) = name.filter(|(name, _)| paused.contains(*name)) else {
+            continue;
+        };
+        let pod = format!("{}/{}", name.0, name.1);
+        if owner.netns.is_none() {
+            tracing::warn!(
+                pod,
+                "its network namespace is not known: connections that it has open may be cut"
+            );
+        }
+        match state.out.seed(&owner) {
+            Ok(found) => seeded += found,
+            // Enforcement does not wait for what cannot be found out.
+            Err(error) => tracing::warn!(
+                error = crate::chain(&error),
+                pod,
+                "its open connections were not found, and may be cut"
+            ),
+        }
+    }
+    // Whoever else had paused a pod is gone.
+    for slot in 0..state.tables.read_active(header::PODS_COUNT) {
+        state.tables.clear_pod_flags(slot, pod_flags::PAUSED);
+    }
+    seeded
+}

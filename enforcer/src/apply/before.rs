@@ -1,0 +1,191 @@
+//! What a table hands on to the one that follows it: the number of the activation, the slots of the
+//! pods, and the flags that outlive an activation.
+
+use std::collections::BTreeMap;
+
+use enforcer_ebpf::words::{header, pod, pod_flags};
+
+use crate::{
+    inventory::{Inventory, LocalPod, PodName},
+    table::Tables,
+};
+
+/// The table that judges now, or nothing.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Before {
+    pub epoch: u32,
+    /// By slot.
+    pods: Vec<PodBefore>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct PodBefore {
+    interface: u32,
+    flags: u32,
+}
+
+impl Before {
+    /// Reads it from the active table.
+    pub fn of(tables: &Tables) -> Self {
+        let first = tables.read_active(header::PODS);
+        let pods = (0..tables.read_active(header::PODS_COUNT)).map(|slot| {
+            let at = first + slot * pod::WORDS;
+            PodBefore {
+                interface: tables.read_active(at + pod::INTERFACE),
+                flags: tables.read_active(at + pod::FLAGS),
+            }
+        });
+        Self {
+            epoch: tables.epoch(),
+            pods: pods.collect(),
+        }
+    }
+
+    /// As an agent takes it over: whoever had paused a pod is gone, and cannot end the pause.
+    #[must_use]
+    pub fn without_pauses(mut self) -> Self {
+        for pod in &mut self.pods {
+            pod.flags &= !pod_flags::PAUSED;
+        }
+        self
+    }
+
+    /// The slots that pods have, by their interfaces: kept over a restart of the agent, because the
+    /// connections that the kernel remembers name them.
+    pub fn slots(&self, inventory: &Inventory) -> BTreeMap<PodName, u32> {
+        let mut slots = BTreeMap::new();
+        for (slot, before) in (0u32..).zip(&self.pods) {
+            let owner = inventory
+                .pods
+                .iter()
+                .find(|pod| before.interface != 0 && has(pod, before.interface));
+            if let Some(owner) = owner {
+                slots.entry(owner.name.clone()).or_insert(slot);
+            }
+        }
+        slots
+    }
+
+    /// Whether the connections that a pod opened were remembered without a break.
+    pub fn remembered(&self, pod: &LocalPod) -> bool {
+        self.pods.iter().any(|before| {
+            before.interface != 0
+                && has(pod, before.interface)
+                && before.flags & (pod_flags::ENROLLED | pod_flags::PAUSED) == pod_flags::ENROLLED
+        })
+    }
+
+    /// Flags beyond those that linking finds: of the pod's link, and those that outlive an
+    /// activation.
+    pub fn flags(
+        &self,
+        inventory: &Inventory,
+        slots: &BTreeMap<PodName, u32>,
+    ) -> BTreeMap<PodName, u32> {
+        let of = |local: &LocalPod| {
+            let mut bits = 0;
+            if local.interfaces.iter().any(|i| i.switched) {
+                bits |= pod_flags::SWITCHED;
+            }
+            let slot = slots.get(&local.name);
+            if let Some(before) = slot.and_then(|slot| self.pods.get(*slot as usize)) {
+                // Flows that began through the proxy stay there, whatever the new table says.
+                bits |= before.flags & (pod_flags::PROXIED | pod_flags::PAUSED);
+            }
+            (local.name.clone(), bits)
+        };
+        inventory.pods.iter().map(of).collect()
+    }
+}
+
+fn has(pod: &LocalPod, ifindex: u32) -> bool {
+    pod.interfaces.iter().any(|i| i.link.index == ifindex)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        inventory::{Enrolment, Interface},
+        netlink::Link,
+    };
+
+    fn inventory(pods: &[(&str, u32)]) -> Inventory {
+        let pods = pods.iter().map(|(name, index)| LocalPod {
+            name: ("web".into(), (*name).into()),
+            addresses: Vec::new(),
+            interfaces: vec![Interface {
+                link: Link {
+                    index: *index,
+                    ..Link::default()
+                },
+                bridge: 0,
+                switched: false,
+                netns_id: None,
+            }],
+            netns: None,
+            enrolment: Enrolment::Wanted,
+        });
+        Inventory {
+            pods: pods.collect(),
+            ..Inventory::default()
+        }
+    }
+
+    fn before(pods: &[(u32, u32)]) -> Before {
+        let pods = pods
+            .iter()
+            .map(|&(interface, flags)| PodBefore { interface, flags });
+        Before {
+            epoch: 7,
+            pods: pods.collect(),
+        }
+    }
+
+    #[test]
+    fn slots_go_with_interfaces_and_an_unused_slot_with_nobody() {
+        let before = before(&[(0, 0), (12, pod_flags::ENROLLED), (11, 0)]);
+        let slots = before.slots(&inventory(&[("a", 11), ("b", 12), ("new", 13)]));
+        let of = |name: &str| slots.get(&("web".into(), name.into())).copied();
+        assert_eq!((of("a"), of("b"), of("new")), (Some(2), Some(1), None));
+    }
+
+    #[test]
+    fn connections_are_remembered_only_of_pods_that_were_enrolled_and_not_paused() {
+        let enrolled = pod_flags::ENROLLED;
+        let before = before(&[
+            (11, enrolled),
+            (12, 0),
+            (13, enrolled | pod_flags::PAUSED),
+            (0, enrolled),
+        ]);
+        let inventory = inventory(&[("a", 11), ("b", 12), ("c", 13), ("new", 14)]);
+        let remembered: Vec<bool> = inventory
+            .pods
+            .iter()
+            .map(|pod| before.remembered(pod))
+            .collect();
+        assert_eq!(
+            remembered,
+            [true, false, false, false],
+            "enrolled, only guarded, still being attached when its agent died, new"
+        );
+    }
+
+    #[test]
+    fn a_pause_ends_with_the_agent_that_made_it_and_the_proxys_flows_do_not() {
+        let inventory = inventory(&[("a", 11)]);
+        let flags = |before: &Before| {
+            let all = before.flags(&inventory, &before.slots(&inventory));
+            all.values().copied().next()
+        };
+        let both = pod_flags::PROXIED | pod_flags::PAUSED;
+        let before = before(&[(11, both)]);
+        assert_eq!(flags(&before), Some(both), "over a load");
+        assert_eq!(
+            flags(&before.without_pauses()),
+            Some(pod_flags::PROXIED),
+            "over a restart"
+        );
+    }
+}

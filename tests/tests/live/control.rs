@@ -1,0 +1,149 @@
+//! Orders over the socket: detaching, monitoring, loading; and a second agent on the node.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    os::unix::net::UnixStream,
+    thread,
+};
+
+use super::*;
+
+#[test]
+fn detach_says_what_it_took_away_and_many_may_ask_at_once() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-told");
+    for running in [true, false, true] {
+        let agent = world.start(NOBODY, &[]);
+        let mut agent = match running {
+            true => Some(agent),
+            false => {
+                agent.kill().expect("our own process");
+                None
+            }
+        };
+        let said: Vec<String> = thread::scope(|scope| {
+            let detach = || {
+                let said = world.home.detach(&world.net.node);
+                said.expect("detach, whoever is first")
+            };
+            let callers: Vec<_> = (0..3).map(|_| scope.spawn(detach)).collect();
+            callers
+                .into_iter()
+                .map(|caller| caller.join().expect("it panics for its own reasons"))
+                .collect()
+        });
+        // lookup and the proxy's way, and two programs for each of three pods.
+        assert!(
+            said.iter()
+                .any(|said| said.starts_with("detached: 8 links") && said.contains("namespace")),
+            "whoever was first says what was there: {said:?}"
+        );
+        if let Some(agent) = &mut agent {
+            assert!(agent.ends_within(PATIENCE), "the agent goes");
+        }
+        assert_nothing_left(&world);
+    }
+}
+
+#[test]
+fn a_monitor_that_goes_away_leaves_nothing_in_the_agent() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-mon");
+    let agent = world.start(ONLY_FRONTEND, &[]);
+    let open = || {
+        fs::read_dir(format!("/proc/{}/fd", agent.id()))
+            .map(Iterator::count)
+            .unwrap_or(0)
+    };
+    let before = open();
+    let monitors: Vec<_> = (0..8).map(|_| monitor(&world)).collect();
+    assert!(open() >= before + 8, "the agent serves them");
+    drop(monitors);
+    assert!(
+        until(PATIENCE, || open() <= before),
+        "no verdict needs to fall for the agent to notice: {} descriptors, {before} before",
+        open()
+    );
+    let mut monitor = monitor(&world);
+    world.expect("other", Met::Refusal, "no rule allows its principal");
+    let mut line = String::new();
+    monitor.read_line(&mut line).expect("a verdict");
+    assert!(line.contains("\"deny\""), "{line}");
+}
+
+fn monitor(world: &World) -> BufReader<UnixStream> {
+    let stream = UnixStream::connect(world.home.file("socket")).expect("the agent listens");
+    let mut stream = BufReader::new(stream);
+    writeln!(stream.get_mut(), "{{\"command\":\"monitor\"}}").expect("the agent reads");
+    let mut answer = String::new();
+    stream.read_line(&mut answer).expect("the agent answers");
+    assert!(answer.contains("monitoring"), "{answer}");
+    stream
+}
+
+#[test]
+fn a_bundle_without_a_number_does_not_let_an_older_one_in() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-older");
+    let _agent = world.start(ONLY_FRONTEND, &[]);
+    let bundle = |generation: u64| {
+        let bytes = compile(&world.manifests, NOBODY, generation).expect("the test's own policies");
+        let name = format!("{generation}.bin");
+        world.home.bundle(&name, &bytes).expect("a file of its own")
+    };
+    world.home.load(&bundle(5)).expect("newer than none");
+    world.home.load(&bundle(0)).expect("it is unordered");
+    let error = world
+        .home
+        .load(&bundle(3))
+        .expect_err("5 was active")
+        .to_string();
+    assert!(error.contains("generation 5"), "{error}");
+    world
+        .home
+        .load(&bundle(5))
+        .expect("no older than the newest");
+}
+
+#[test]
+fn a_second_agent_with_places_of_its_own_leaves_the_first_alone() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-own");
+    let _agent = world.start(ONLY_GET, &[]);
+    let bundle = world.bundle("second.bin", NOBODY);
+    let second = Home::new(
+        ENFORCER,
+        &tests::netns::Netns::create(&format!("{}-2", world.net.node.name()))
+            .expect("a name of its own"),
+        &world.manifests,
+    );
+    let second = second.expect("places of its own");
+    let cases = [
+        (world.home.file("socket"), "another agent listens"),
+        (second.file("socket"), "leads to another namespace"),
+    ];
+    for (socket, why) in cases {
+        let spawned = second.spawn_at(&socket, &world.net.node, &bundle, &[]);
+        let mut agent = spawned.expect("the program is there");
+        assert!(agent.ends_within(PATIENCE), "it must not stay");
+        assert!(agent.log().contains(why), "{}", agent.log());
+        assert!(!second.pins().exists(), "it leaves nothing");
+        let netns = Path::new("/run/netns").join(second.netns());
+        assert!(!netns.exists(), "it leaves no namespace");
+    }
+    serve_http(world.pod("backend"), PORT + 1);
+    assert_eq!(
+        request(&world, "frontend", "POST /a"),
+        "HTTP/1.1 403 Forbidden",
+        "the first one still judges, its proxy too"
+    );
+    world.expect("other", Met::Refusal, "no rule speaks of it");
+}

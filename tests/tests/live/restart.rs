@@ -1,0 +1,271 @@
+//! What one agent leaves to the next: counts, slots, connections, programs; and what it must not.
+
+use super::*;
+
+/// As [`ONLY_FRONTEND`], under another name and by another condition.
+const ONLY_FRONTEND_BY_ADDRESS: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: only-frontends-address, namespace: default}
+spec:
+  selector: {matchLabels: {app: backend}}
+  action: ALLOW
+  rules:
+  - from: [{source: {ipBlocks: [10.88.0.2/32, \"fd88::2/128\"]}}]
+";
+
+/// Packets counted for rules of a policy.
+#[track_caller]
+fn hits(world: &World, policy: &str) -> u64 {
+    let status = world.home.status().expect("the agent answers");
+    let hits = status["hits"].as_array().cloned().unwrap_or_default();
+    hits.iter()
+        .filter(|hit| hit["policy"] == policy)
+        .filter_map(|hit| hit["packets"].as_u64())
+        .sum()
+}
+
+#[test]
+fn hits_of_an_earlier_agents_bundle_are_never_anothers() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-hits");
+    let other = world.bundle("other.bin", ONLY_FRONTEND_BY_ADDRESS);
+    let name = "default/only-frontends-address";
+    // The old bundle lies in the slot that the new agent writes at once, then in the one that it
+    // writes at its first load.
+    for loads in [1, 0] {
+        let agent = world.start(ONLY_FRONTEND, &[]);
+        let first = world.home.file("first.bin");
+        for _ in 0..loads {
+            world.expect("frontend", Met::Answer, "its principal is allowed");
+            world.home.load(&first).expect("a good bundle");
+        }
+        world.expect("frontend", Met::Answer, "its principal is allowed");
+        assert!(hits(&world, "default/only-frontend") > 0, "hits are there");
+        agent.kill().expect("our own process");
+        let started = world.home.start(&world.net.node, &other, &[]);
+        let _agent = started.expect("an agent takes over what another has left");
+        assert_eq!(
+            hits(&world, name),
+            0,
+            "nothing was sent since, {loads} loads"
+        );
+        world.home.load(&other).expect("a good bundle");
+        assert_eq!(
+            hits(&world, name),
+            0,
+            "nor is the other slot's count taken over"
+        );
+        world.expect("frontend", Met::Answer, "its address is allowed");
+        assert!(hits(&world, name) > 0, "its own hits are counted");
+        let detached = world.home.detach(&world.net.node);
+        detached.expect("detach with an agent");
+    }
+}
+
+#[test]
+fn tables_that_grow_keep_connections_slots_and_the_epoch() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-grow");
+    let _other_server = Echo::start(world.pod("other"), 9090).expect("the port is free");
+    let v4 = world.pod("other").v4.into();
+    let agent = world.start(ONLY_FRONTEND, &[]);
+    // Opened under the eyes of the programs: seeding would not find the second one, whose port is
+    // not one that the kernel gives out.
+    let mut outbound = connect(world.pod("backend"), v4, 9090, PATIENCE).expect("a pod may call");
+    let low = low_port(world.pod("backend"), v4, 9090);
+    let mut low = low.expect("a pod may call from any port");
+    let backend = world.backend()[0];
+    let stream = connect(world.pod("frontend"), backend, PORT, PATIENCE);
+    let talker = Talker::start(stream.expect("frontend is allowed"));
+    agent.kill().expect("our own process");
+
+    let bundle = world.home.file("first.bin");
+    let started = world
+        .home
+        .start(&world.net.node, &bundle, &["--capacity", "1000000"]);
+    let agent = started.expect("an agent takes over what another has left");
+    let status = world.home.status().expect("the agent answers");
+    assert_eq!(status["epoch"], 2, "activations are counted on");
+    assert_eq!(status["table"]["capacity_words"], 1_000_000);
+    assert!(agent.log().contains("made=0"), "{}", agent.log());
+    for stream in [&mut outbound, &mut low] {
+        let met = exchange(stream, PATIENCE);
+        assert_eq!(met, Met::Answer, "what the pod opened is remembered");
+    }
+    world.expect("other", Met::Refusal, "no rule allows its principal");
+    agent.kill().expect("our own process");
+
+    // From here on the larger tables are the ones that are taken over.
+    let started = world.home.start(&world.net.node, &bundle, &[]);
+    let _agent = started.expect("an agent takes over what another has left");
+    let status = world.home.status().expect("the agent answers");
+    assert_eq!(
+        (&status["epoch"], &status["table"]["capacity_words"]),
+        (&3.into(), &1_000_000.into())
+    );
+    for stream in [&mut outbound, &mut low] {
+        let met = exchange(stream, PATIENCE);
+        assert_eq!(met, Met::Answer, "what the pod opened is remembered");
+    }
+    let (_, longest, last) = talker.stop();
+    assert_eq!(last, Met::Answer, "the connection lived through it all");
+    assert!(
+        longest < Duration::from_secs(1),
+        "without a gap: {longest:?}"
+    );
+}
+
+/// A connection from a port that the kernel gives to nobody.
+fn low_port(from: &Pod, to: IpAddr, port: u16) -> std::io::Result<std::net::TcpStream> {
+    let socket = from.netns.enter(|| {
+        let socket = rustix::net::socket(
+            rustix::net::AddressFamily::INET,
+            rustix::net::SocketType::STREAM,
+            None,
+        )?;
+        rustix::net::bind(&socket, &std::net::SocketAddr::new(from.v4.into(), 1234))?;
+        rustix::net::connect(&socket, &std::net::SocketAddr::new(to, port))?;
+        Ok::<_, rustix::io::Errno>(socket)
+    })?;
+    Ok(socket.into())
+}
+
+#[test]
+fn a_restart_that_fails_changes_no_verdict() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-fail");
+    let agent = world.start(ONLY_FRONTEND, &[]);
+    agent.kill().expect("our own process");
+    let nobody = world.bundle("nobody.bin", NOBODY);
+    // Where a queueing discipline for ingress sits, clsact has no place: attaching fails, and late.
+    let mut add = Command::new("tc");
+    add.args(["qdisc", "add", "dev", "vother", "ingress"]);
+    world.net.node.output(&mut add).expect("tc is there");
+    let cases: [(&[&str], &str); 2] = [
+        (&["--hook", "clsact"], "cannot attach"),
+        (&["--capacity", "99999999"], "99999999 words"),
+    ];
+    for (options, why) in cases {
+        let spawned = world.home.spawn(&world.net.node, &nobody, options);
+        let mut agent = spawned.expect("the program is there");
+        assert!(agent.ends_within(PATIENCE), "{options:?} must be refused");
+        assert!(agent.log().contains(why), "{}", agent.log());
+        world.expect("frontend", Met::Answer, "the old policy is in force");
+        world.expect("other", Met::Refusal, "the old policy is in force");
+    }
+    let started = world.home.start(&world.net.node, &nobody, &[]);
+    let _agent = started.expect("an agent takes over what others have left");
+    world.expect("frontend", Met::Refusal, "the new policy is in force");
+    assert_eq!(classifiers(&world, "vbackend"), "", "one hook is enough");
+}
+
+#[test]
+fn another_hook_takes_over_and_the_old_one_is_gone() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-hooks");
+    let bundle = world.bundle("first.bin", ONLY_FRONTEND);
+    for (hook, judged_by) in [("clsact", true), ("tcx", false), ("clsact", true)] {
+        let started = world
+            .home
+            .start(&world.net.node, &bundle, &["--hook", hook]);
+        let agent = started.expect("an agent takes over what another has left");
+        world.expect("frontend", Met::Answer, hook);
+        world.expect("other", Met::Refusal, hook);
+        let found = classifiers(&world, "vbackend");
+        assert_eq!(
+            found.contains("to_pod") && found.contains("from_pod"),
+            judged_by,
+            "{hook}: {found}"
+        );
+        assert_eq!(found.contains("_pod"), judged_by, "{hook}: {found}");
+        let links = fs::read_dir(world.home.pins().join("v1/links")).expect("it is there");
+        let pods = links
+            .flatten()
+            .filter(|link| link.file_name().to_string_lossy().contains("to_pod"))
+            .count();
+        assert_eq!(pods > 0, !judged_by, "{hook}: {pods} links");
+        agent.kill().expect("our own process");
+        world.expect("other", Met::Refusal, "enforcement outlives the agent");
+    }
+}
+
+/// The names of classifiers on an interface of the node.
+fn classifiers(world: &World, interface: &str) -> String {
+    let shown = ["ingress", "egress"].map(|direction| {
+        let mut show = Command::new("tc");
+        show.args(["filter", "show", "dev", interface, direction]);
+        world.net.node.output(&mut show).expect("tc is there")
+    });
+    shown.concat()
+}
+
+#[test]
+fn an_interface_that_took_anothers_number_is_guarded_all_the_same() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-moved");
+    let agent = world.start(ONLY_FRONTEND, &[]);
+    agent.kill().expect("our own process");
+    // The link goes with the device, into another namespace, and another device has its number.
+    let node = &world.net.node;
+    let mut list = Command::new("ip");
+    list.args(["-o", "link", "show", "dev", "vbackend"]);
+    let line = node.output(&mut list).expect("ip is there");
+    let index = line.split(':').next().unwrap_or_default().trim();
+    let backend = world.pod("backend");
+    backend
+        .netns
+        .ip("link set eth0 down
+             addr flush dev eth0
+             link set eth0 name gone")
+        .expect("its own device");
+    let elsewhere = tests::netns::Netns::create(&format!("{}-x", node.name()));
+    let elsewhere = elsewhere.expect("a name of its own");
+    node.ip(&format!("link set vbackend netns {}", elsewhere.name()))
+        .expect("a device may move");
+    node.ip(&format!(
+        "link add vbackend index {index} type veth peer name eth0 netns {}
+         addr add fe80::1/64 dev vbackend nodad
+         link set vbackend up",
+        backend.netns.name()
+    ))
+    .expect("the number is free");
+    let (v4, v6) = (backend.v4, backend.v6);
+    backend
+        .netns
+        .ip(&format!(
+            "addr add {v4}/32 dev eth0
+             addr add {v6}/128 dev eth0 nodad
+             link set eth0 up
+             route add 169.254.1.1 dev eth0 scope link
+             route add default via 169.254.1.1
+             route add ::/0 via fe80::1 dev eth0"
+        ))
+        .expect("its own device");
+    node.sysctl("net/ipv4/conf/vbackend/proxy_arp", "1")
+        .and_then(|()| node.sysctl("net/ipv4/neigh/vbackend/proxy_delay", "0"))
+        .and_then(|()| {
+            node.ip(&format!(
+                "route add {v4}/32 dev vbackend scope link
+                 route add {v6}/128 dev vbackend"
+            ))
+        })
+        .expect("its own device");
+    world.expect("other", Met::Answer, "the new device is bare");
+    let bundle = world.home.file("first.bin");
+    let started = world.home.start(node, &bundle, &[]);
+    let agent = started.expect("an agent takes over what another has left");
+    assert!(agent.log().contains("remade=2"), "{}", agent.log());
+    world.expect("frontend", Met::Answer, "its principal is allowed");
+    world.expect("other", Met::Refusal, "no rule allows its principal");
+}

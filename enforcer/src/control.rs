@@ -17,7 +17,10 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{broadcast::error::RecvError, mpsc},
+    sync::{
+        broadcast::{self, error::RecvError},
+        mpsc,
+    },
 };
 
 use crate::{
@@ -233,8 +236,9 @@ async fn client(
         }
         match serde_json::from_slice::<Request>(&line) {
             Ok(Request::Monitor { filter }) => {
+                let verdicts = agent.reporter.listen();
                 return tokio::select! {
-                    ended = monitor(&agent, &filter, write) => ended,
+                    ended = monitor(verdicts, &filter, write) => ended,
                     () = gone(&mut lines) => Ok(()),
                 };
             }
@@ -283,8 +287,11 @@ fn answer(agent: &Agent, request: &Request) -> Answer {
     result.unwrap_or_else(|error| Answer::Error(crate::chain(&error)))
 }
 
-async fn monitor(agent: &Agent, filter: &Filter, mut write: OwnedWriteHalf) -> io::Result<()> {
-    let mut lines = agent.reporter.listen();
+async fn monitor(
+    mut lines: broadcast::Receiver<Arc<VerdictLine>>,
+    filter: &Filter,
+    mut write: OwnedWriteHalf,
+) -> io::Result<()> {
     send(&mut write, &Answer::Monitoring {}).await?;
     loop {
         match lines.recv().await {
@@ -393,6 +400,35 @@ mod tests {
         assert!(!filter(&|f| f.verdict = Some(Verdict::Allow)));
         assert!(filter(&|f| f.policy = Some("web/deny-all".into())));
         assert!(!filter(&|f| f.policy = Some("web/other".into())));
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_is_too_slow_is_told_how_much_it_missed() {
+        let (sender, receiver) = broadcast::channel(2);
+        for _ in 0..7 {
+            sender.send(Arc::new(line())).expect("somebody listens");
+        }
+        drop(sender);
+        let (ours, its) = UnixStream::pair().expect("a pair of sockets");
+        let (_, write) = its.into_split();
+        let sent = monitor(receiver, &Filter::default(), write).await;
+        sent.expect("the monitor is still there");
+        let mut text = String::new();
+        let mut ours = ours;
+        let read = ours.read_to_string(&mut text).await;
+        read.expect("the agent has ended");
+        let lines: Vec<Line> = text
+            .lines()
+            .skip(1)
+            .map(|line| serde_json::from_str(line).expect("one of the two kinds"))
+            .collect();
+        assert!(
+            matches!(
+                lines[..],
+                [Line::Lost { lost: 5 }, Line::Verdict(_), Line::Verdict(_)]
+            ),
+            "five of seven did not fit, and that is said in their place: {text}"
+        );
     }
 
     #[test]

@@ -112,6 +112,79 @@ fn a_bundle_without_a_number_does_not_let_an_older_one_in() {
 }
 
 #[test]
+fn every_verdict_names_the_policy_of_the_table_that_gave_it() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-named-by");
+    // Many records, so that there is much to be known before a table may judge.
+    let many = |name: &str| {
+        let rule = |n: u32| {
+            format!(
+                "  - {{from: [{{source: {{ipBlocks: [192.0.2.{n}]}}}}], to: [{{operation: {{ports: [\"{}\"]}}}}]}}\n",
+                1 + n
+            )
+        };
+        let rules: String = (0..200).map(rule).collect();
+        format!(
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: {name}, \
+             namespace: default}}\nspec:\n  selector: {{matchLabels: {{app: backend}}}}\n  action: \
+             DENY\n  rules:\n  - from: [{{source: {{principals: [cluster.local/ns/default/sa/other]}}}}]\n{rules}"
+        )
+    };
+    let names = ["one", "two"];
+    let bundles = names.map(|name| world.bundle(&format!("{name}.bin"), &many(name)));
+    let _agent = world
+        .home
+        .start(&world.net.node, &bundles[0], &[])
+        .expect("the agent starts");
+    let mut monitor = monitor(&world);
+    let timeout = monitor.get_ref().set_read_timeout(Some(SILENCE));
+    timeout.expect("a time-out");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    let v4 = world.backend()[0];
+    let verdicts = thread::scope(|scope| {
+        let knocking = scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                let met = try_once(world.pod("other"), v4, PORT, PATIENCE);
+                assert_eq!(met, Met::Refusal, "both bundles deny it");
+            }
+        });
+        let reading = scope.spawn(|| {
+            let (mut line, mut verdicts) = (String::new(), Vec::new());
+            while monitor.read_line(&mut line).is_ok_and(|read| read > 0) {
+                let verdict: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+                verdicts.push(verdict);
+                line.clear();
+            }
+            verdicts
+        });
+        for round in 0..20 {
+            let loaded = world.home.load(&bundles[(round + 1) % 2]);
+            loaded.expect("a good bundle");
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        knocking.join().expect("both bundles deny it");
+        reading.join().expect("the agent sends JSON")
+    });
+    let seen: Vec<_> = verdicts
+        .iter()
+        .filter(|verdict| verdict.get("lost").is_none())
+        .collect();
+    assert!(
+        seen.len() > 20,
+        "verdicts fell all the time: {}",
+        seen.len()
+    );
+    for verdict in seen {
+        let epoch = verdict["epoch"].as_u64().expect("each has one");
+        let name = names[usize::from(epoch % 2 == 0)];
+        let policy = format!("default/{name}");
+        assert_eq!(verdict["policy"], policy, "of epoch {epoch}: {verdict}");
+    }
+}
+
+#[test]
 fn a_second_agent_with_places_of_its_own_leaves_the_first_alone() {
     if !possible() {
         return;

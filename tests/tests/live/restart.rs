@@ -120,6 +120,85 @@ fn tables_that_grow_keep_connections_slots_and_the_epoch() {
     );
 }
 
+#[test]
+fn connections_of_a_pod_that_was_not_policed_before_are_found_at_a_restart() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-seed");
+    let _other_server = Echo::start(world.pod("other"), 9090).expect("the port is free");
+    let v4 = world.pod("other").v4.into();
+    let bundle = world.bundle("first.bin", NOBODY);
+    // Guarded and not policed; not known at all.
+    for (inventory, options) in [
+        (
+            world.manifests.clone(),
+            &["--exclude-namespace", "default"][..],
+        ),
+        (one_pod(&world.manifests, "other"), &[]),
+    ] {
+        let file = world.home.file("inventory.yaml");
+        fs::write(&file, &inventory).expect("a file of its own");
+        let started = world.home.start(&world.net.node, &bundle, options);
+        let agent = started.expect("an agent on a fresh node");
+        let mut outbound = connect(world.pod("backend"), v4, 9090, PATIENCE).expect("it may call");
+        assert_eq!(
+            exchange(&mut outbound, PATIENCE),
+            Met::Answer,
+            "{options:?}"
+        );
+        world.expect("frontend", Met::Answer, "backend is not policed");
+        agent.kill().expect("our own process");
+
+        fs::write(&file, &world.manifests).expect("a file of its own");
+        let _agent = world.start(NOBODY, &[]);
+        world.expect("frontend", Met::Refusal, "backend is policed");
+        let met = exchange(&mut outbound, PATIENCE);
+        assert_eq!(
+            met,
+            Met::Answer,
+            "what the pod had opened goes on: {options:?}"
+        );
+        let detached = world.home.detach(&world.net.node);
+        detached.expect("detach with an agent");
+    }
+}
+
+/// The manifests of the namespace and of one pod.
+fn one_pod(manifests: &str, name: &str) -> String {
+    let wanted = |document: &&str| !document.contains("kind: Pod") || document.contains(name);
+    let documents: Vec<&str> = manifests.split("---\n").filter(wanted).collect();
+    documents.join("---\n")
+}
+
+#[test]
+fn a_count_that_a_crash_left_below_nothing_is_set_right() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-count");
+    let _other_server = Echo::start(world.pod("other"), 9090).expect("the port is free");
+    let v4 = world.pod("other").v4.into();
+    let agent = world.start(NOBODY, &[]);
+    agent.kill().expect("our own process");
+    let counts = world.home.pins().join("v1/maps/OUT_COUNT");
+    let counts = aya::maps::MapData::from_pin(counts).expect("it is pinned");
+    let counts = aya::maps::Map::from_map_data(counts).expect("it is an array");
+    let mut counts: aya::maps::Array<_, u64> = counts.try_into().expect("of 64-bit counts");
+    for slot in 0..3 {
+        counts.set(slot, u64::MAX, 0).expect("it is one of ours");
+    }
+    let met = try_once(world.pod("backend"), v4, 9090, PATIENCE);
+    assert_eq!(met, Met::Refusal, "a full quota, as the kernel reads it");
+    let _agent = world.start(NOBODY, &[]);
+    assert!(
+        until(PATIENCE, || {
+            try_once(world.pod("backend"), v4, 9090, PATIENCE) == Met::Answer
+        }),
+        "the entries themselves are counted"
+    );
+}
+
 /// A connection from a port that the kernel gives to nobody.
 fn low_port(from: &Pod, to: IpAddr, port: u16) -> std::io::Result<std::net::TcpStream> {
     let socket = from.netns.enter(|| {

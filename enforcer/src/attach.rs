@@ -54,6 +54,8 @@ pub enum Outcome {
 /// What can go wrong while attaching.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
+    #[error("this kernel has no TCX, which Linux 6.6 brought: leave --hook out, or say clsact")]
+    NoTcx,
     #[error("the object has no program `{name}`")]
     Missing { name: &'static str },
     #[error("cannot attach `{program}` to `{interface}`")]
@@ -116,6 +118,14 @@ impl Hook {
         match KernelVersion::current() {
             Ok(version) if version >= KernelVersion::new(6, 6, 0) => Self::Tcx,
             _ => Self::Clsact,
+        }
+    }
+
+    /// Whether this kernel has it.
+    pub fn check(self) -> Result<(), AttachError> {
+        match (self, Self::best()) {
+            (Self::Tcx, Self::Clsact) => Err(AttachError::NoTcx),
+            _ => Ok(()),
         }
     }
 }

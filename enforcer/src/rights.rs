@@ -52,13 +52,24 @@ pub const CAPABILITIES: [Capability; 6] = [
     },
 ];
 
-/// The needed capabilities that the calling process does not have.
-pub fn missing() -> Vec<Capability> {
+/// What the calling process may not do.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("run it as root: it lacks {0} (`enforcer doctor` says what each is for)")]
+pub struct RightsError(String);
+
+/// Checks that the calling process has the needed capabilities.
+pub fn check() -> Result<(), RightsError> {
     let effective = effective();
-    CAPABILITIES
-        .into_iter()
+    let missing: Vec<&str> = CAPABILITIES
+        .iter()
         .filter(|capability| capability.needed && !capability.is_in(effective))
-        .collect()
+        .map(|capability| capability.name)
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(RightsError(missing.join(", ")))
+    }
 }
 
 /// The effective capabilities of the calling process, as bits.

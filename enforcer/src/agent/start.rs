@@ -34,7 +34,7 @@ use crate::{
         counters::{Counters, CountersError},
         events::Log,
     },
-    rights,
+    rights::{self, RightsError},
 };
 
 /// What the agent is started with.
@@ -77,8 +77,8 @@ pub struct Running {
 /// Why the agent does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("run the agent as root: it lacks {0} (`enforcer doctor` says what each is for)")]
-    Rights(String),
+    #[error(transparent)]
+    Rights(#[from] RightsError),
     #[error("told to stop before it was ready")]
     Stopped,
     #[error(transparent)]
@@ -127,7 +127,11 @@ pub async fn start(
     stop: impl Future<Output = ()>,
 ) -> Result<Running, StartError> {
     let mut stop = pin!(stop.fuse());
-    check_rights()?;
+    if !object::is_built() {
+        return Err(ObjectError::NotBuilt.into());
+    }
+    rights::check()?;
+    options.hook.check()?;
     // Nothing is touched before bundle and inventory are known to be good.
     let first = tokio::select! {
         first = First::read(options) => first?,
@@ -152,18 +156,6 @@ pub async fn start(
             Err(error)
         }
     }
-}
-
-fn check_rights() -> Result<(), StartError> {
-    if !object::is_built() {
-        return Err(ObjectError::NotBuilt.into());
-    }
-    let missing = rights::missing();
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let names: Vec<&str> = missing.iter().map(|capability| capability.name).collect();
-    Err(StartError::Rights(names.join(", ")))
 }
 
 /// What the agent begins with.

@@ -12,6 +12,7 @@ use crate::{
     control::{Answer, Request},
     detach,
     pins::{Pins, PinsError},
+    rights,
 };
 
 /// How long somebody else who is detaching may take.
@@ -46,6 +47,7 @@ impl Detach {
             Err(ClientError::Absent { .. }) => {}
             Err(error) => return Err(error.into()),
         }
+        rights::check()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use policyc::{
     cluster::Cluster,
-    diagnostic::Severity,
+    diagnostic::{Diagnostic, Severity, human},
     read::{Input, load},
 };
 
@@ -21,14 +21,32 @@ pub fn read(paths: &[PathBuf], mesh: Option<&Path>) -> Result<Cluster, Inventory
     }
     let inputs: Vec<Input> = paths.iter().cloned().map(Input::Path).collect();
     let (loaded, diagnostics) = load(&inputs, mesh);
-    let errors: Vec<String> = diagnostics
-        .iter()
+    let errors: Vec<Diagnostic> = diagnostics
+        .into_iter()
         .filter(|d| d.severity == Severity::Error)
-        .map(|d| format!("  {}\n    help: {}", d.message, d.help))
         .collect();
     if errors.is_empty() {
         Ok(loaded.cluster)
     } else {
-        Err(InventoryError::Manifests(errors.join("\n")))
+        let text = human(&errors, &loaded.sources, false);
+        Err(InventoryError::Manifests(text.trim_end().into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_in_the_inventory_names_file_and_line() {
+        let name = format!("enforcer-inventory-{}.yaml", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        let text = "apiVersion: v1\nkind: Namespace\nmetadata:\n  name: [\n";
+        std::fs::write(&path, text).expect("a file of its own");
+        let read = read(std::slice::from_ref(&path), None);
+        std::fs::remove_file(&path).expect("it is still there");
+        let error = read.expect_err("a list has no end").to_string();
+        let place = format!("{}:", path.display());
+        assert!(error.contains(&place), "it says where:\n{error}");
     }
 }

@@ -3,12 +3,9 @@
 //!
 //! Only the owner of the socket, root, may connect: its mode is 0600 from the first moment.
 
-use std::{
-    fs, io,
-    os::unix::fs::{FileTypeExt, PermissionsExt},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+mod bound;
+
+use std::{io, path::PathBuf, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -22,6 +19,8 @@ use tokio::{
         mpsc,
     },
 };
+
+pub use bound::{Bound, ControlError, bind};
 
 use crate::{
     agent::{Agent, Status},
@@ -101,93 +100,6 @@ pub enum Line {
 /// Someone who waits to hear what was detached.
 #[derive(Debug)]
 pub struct Leaving(OwnedWriteHalf);
-
-/// The socket's file, which goes away with its owner, and so does its folder, if that was made for
-/// it.
-#[derive(Debug, Default)]
-pub struct Bound {
-    file: Option<PathBuf>,
-    folder: Option<PathBuf>,
-}
-
-/// What can go wrong with the socket.
-#[derive(Debug, thiserror::Error)]
-pub enum ControlError {
-    #[error("another agent listens on `{path}`: a node has one agent, stop that one first")]
-    Busy { path: PathBuf },
-    #[error("`{path}` is there and is not a socket: name another place with --socket")]
-    NotASocket { path: PathBuf },
-    #[error("cannot {operation} the control socket `{path}`")]
-    Socket {
-        operation: &'static str,
-        path: PathBuf,
-        #[source]
-        source: io::Error,
-    },
-}
-
-/// Binds the socket. One that an earlier agent left is replaced.
-pub fn bind(path: &Path) -> Result<(UnixListener, Bound), ControlError> {
-    let failed = |operation| {
-        move |source| ControlError::Socket {
-            operation,
-            path: path.into(),
-            source,
-        }
-    };
-    let mut bound = Bound::default();
-    if let Some(folder) = path.parent()
-        && !folder.exists()
-    {
-        fs::create_dir_all(folder).map_err(failed("make the folder of"))?;
-        bound.folder = Some(folder.into());
-    }
-    make_room(path)?;
-    // Between binding and changing the mode others could connect: the mask closes that gap.
-    let mask = rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o177));
-    let listening = UnixListener::bind(path);
-    rustix::process::umask(mask);
-    let listener = listening.map_err(failed("bind"))?;
-    bound.file = Some(path.into());
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed("protect"))?;
-    Ok((listener, bound))
-}
-
-/// Removes what an earlier agent left, and nothing else.
-fn make_room(path: &Path) -> Result<(), ControlError> {
-    let failed = |source| ControlError::Socket {
-        operation: "replace",
-        path: path.into(),
-        source,
-    };
-    match fs::symlink_metadata(path) {
-        Ok(meta) if !meta.file_type().is_socket() => {
-            return Err(ControlError::NotASocket { path: path.into() });
-        }
-        Ok(_) => {}
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    }
-    if std::os::unix::net::UnixStream::connect(path).is_ok() {
-        return Err(ControlError::Busy { path: path.into() });
-    }
-    fs::remove_file(path).map_err(failed)
-}
-
-impl Drop for Bound {
-    fn drop(&mut self) {
-        match self.file.as_ref().map(fs::remove_file) {
-            Some(Err(error)) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "the control socket is left behind");
-            }
-            _ => {}
-        }
-        if let Some(folder) = &self.folder {
-            // Somebody else may have put something there.
-            let _left = fs::remove_dir(folder);
-        }
-    }
-}
 
 impl Leaving {
     /// Tells. Whoever has gone meanwhile does not want to know.
@@ -351,97 +263,4 @@ impl Filter {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::report::Peer;
-
-    fn line() -> VerdictLine {
-        VerdictLine {
-            id: "1-1".into(),
-            time: String::new(),
-            src: Peer::Pod("web/frontend-1".into()),
-            src_ip: [10, 0, 0, 1].into(),
-            src_port: 40_000,
-            dst: Peer::Ip {
-                ip: [10, 0, 0, 2].into(),
-            },
-            dst_ip: [10, 0, 0, 2].into(),
-            port: 80,
-            protocol: "tcp".into(),
-            verdict: Verdict::Deny,
-            layer: policyc::request::Layer::L4,
-            reason: "deny_rule".into(),
-            datapath: "denied".into(),
-            policy: Some("web/deny-all".into()),
-            rule: Some(0),
-            audit: Vec::new(),
-            dry_run: Vec::new(),
-            hook: "to_pod".into(),
-            epoch: 1,
-            generation: 0,
-            http: None,
-        }
-    }
-
-    #[test]
-    fn an_empty_filter_wants_everything_and_each_field_narrows() {
-        assert!(Filter::default().wants(&line()));
-        let filter = |set: &dyn Fn(&mut Filter)| {
-            let mut filter = Filter::default();
-            set(&mut filter);
-            filter.wants(&line())
-        };
-        assert!(filter(&|f| f.namespace = Some("web".into())));
-        assert!(!filter(&|f| f.namespace = Some("other".into())));
-        assert!(filter(&|f| f.pod = Some("web/frontend-1".into())));
-        assert!(filter(&|f| f.pod = Some("frontend-1".into())));
-        assert!(!filter(&|f| f.pod = Some("other/frontend-1".into())));
-        assert!(filter(&|f| f.verdict = Some(Verdict::Deny)));
-        assert!(!filter(&|f| f.verdict = Some(Verdict::Allow)));
-        assert!(filter(&|f| f.policy = Some("web/deny-all".into())));
-        assert!(!filter(&|f| f.policy = Some("web/other".into())));
-    }
-
-    #[tokio::test]
-    async fn a_monitor_that_is_too_slow_is_told_how_much_it_missed() {
-        let (sender, receiver) = broadcast::channel(2);
-        for _ in 0..7 {
-            sender.send(Arc::new(line())).expect("somebody listens");
-        }
-        drop(sender);
-        let (ours, its) = UnixStream::pair().expect("a pair of sockets");
-        let (_, write) = its.into_split();
-        let sent = monitor(receiver, &Filter::default(), write).await;
-        sent.expect("the monitor is still there");
-        let mut text = String::new();
-        let mut ours = ours;
-        let read = ours.read_to_string(&mut text).await;
-        read.expect("the agent has ended");
-        let lines: Vec<Line> = text
-            .lines()
-            .skip(1)
-            .map(|line| serde_json::from_str(line).expect("one of the two kinds"))
-            .collect();
-        assert!(
-            matches!(
-                lines[..],
-                [Line::Lost { lost: 5 }, Line::Verdict(_), Line::Verdict(_)]
-            ),
-            "five of seven did not fit, and that is said in their place: {text}"
-        );
-    }
-
-    #[test]
-    fn requests_are_read_strictly() {
-        let read = |text: &str| serde_json::from_str::<Request>(text);
-        assert_eq!(
-            read(r#"{"command":"status"}"#).expect("as the CLI sends it"),
-            Request::Status {}
-        );
-        assert!(
-            read(r#"{"command":"status","x":1}"#).is_err(),
-            "an unknown field"
-        );
-        assert!(read(r#"{"command":"stat"}"#).is_err(), "an unknown command");
-    }
-}
+mod tests;

@@ -11,22 +11,22 @@
 //!
 //! The namespace has a name and so survives the agent; [`ensure`] takes it over as it is.
 
+mod routes;
+
 use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::{AsFd, AsRawFd},
 };
 
-use futures_util::TryStreamExt;
 use netlink_packet_route::{
     link::{InfoData, InfoVeth, LinkAttribute},
     neighbour::NeighbourState,
-    route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope, RouteType},
-    rule::{RuleAction, RuleAttribute},
 };
-use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
-
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth};
 use rustix::io::Errno;
+
+use routes::ensure_routes;
 
 use crate::{
     netlink::{self, Link, NetlinkError, request},
@@ -65,11 +65,6 @@ pub const REJ: Way = Way {
     outside_v4: Ipv4Addr::new(169, 254, 77, 2),
     outside_v6: Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0x77, 2),
 };
-
-/// Routing table, in the namespace, in which every address is local.
-const ALL_LOCAL: u32 = 100;
-const TABLE_MAIN: u32 = 254;
-const TABLE_LOCAL: u32 = 255;
 
 /// A link that is in place.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -136,24 +131,44 @@ pub async fn ensure(name: &str, mtu: u32) -> Result<ProxyNetns, ProxyNetnsError>
     Ok(ProxyNetns { netns, l7, rej, id })
 }
 
-/// Removes the namespace and its links. Whether there was anything. Links of the same names that lead
-/// elsewhere are another's.
+/// What of a namespace and its links is there.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct There {
+    netns: bool,
+    links: Vec<Link>,
+}
+
+/// Looks for the namespace and its links. Links of the same names that lead elsewhere are another's.
+pub async fn there(name: &str) -> Result<There, ProxyNetnsError> {
+    let Some(netns) = Netns::named(name)? else {
+        return Ok(There::default());
+    };
+    let outside = netlink::connect(&Netns::current()?)?;
+    let id = netlink::known_netns_id(&outside, &netns).await?;
+    let mut links = Vec::new();
+    for way in [&L7, &REJ] {
+        let link = netlink::link(&outside, way.outside).await?;
+        links.extend(link.filter(|link| id.is_some() && link.peer_netns_id == id));
+    }
+    Ok(There { netns: true, links })
+}
+
+/// Removes the namespace and its links. Whether there was anything.
 pub async fn remove(name: &str) -> Result<bool, ProxyNetnsError> {
+    remove_since(name, &There::default()).await
+}
+
+/// Removes what was not there `before`. Whether there was anything.
+pub async fn remove_since(name: &str, before: &There) -> Result<bool, ProxyNetnsError> {
     let outside = netlink::connect(&Netns::current()?)?;
     let mut found = false;
-    if let Some(netns) = Netns::named(name)? {
-        let id = netlink::known_netns_id(&outside, &netns).await?;
-        for way in [&L7, &REJ] {
-            if let Some(link) = netlink::link(&outside, way.outside).await?
-                && id.is_some()
-                && link.peer_netns_id == id
-            {
-                delete(&outside, &link).await?;
-                found = true;
-            }
+    for link in there(name).await?.links {
+        if !before.links.iter().any(|old| old.index == link.index) {
+            delete(&outside, &link).await?;
+            found = true;
         }
     }
-    Ok(netns::remove(name)? || found)
+    Ok(!before.netns && netns::remove(name)? || found)
 }
 
 /// Two agents on one node would take the links from each other.
@@ -295,140 +310,6 @@ async fn delete(handle: &Handle, link: &Link) -> Result<(), NetlinkError> {
         Err(error) if is(&error, Errno::NODEV) => Ok(()),
         other => other.map_err(request("delete link", &link.name)),
     }
-}
-
-/// Loopback up, everything local for what comes in, everything else back to the node.
-async fn ensure_routes(inside: &Handle, l7: &Port) -> Result<(), ProxyNetnsError> {
-    let lo = netlink::link(inside, "lo")
-        .await?
-        .ok_or(ProxyNetnsError::Vanished("lo"))?;
-    bring_up(inside, &lo, lo.mtu).await?;
-    let v4 = || RouteMessageBuilder::<Ipv4Addr>::new();
-    let v6 = || RouteMessageBuilder::<Ipv6Addr>::new();
-    let local4 = |table| {
-        v4().table_id(table)
-            .kind(RouteType::Local)
-            .scope(RouteScope::Host)
-            .output_interface(lo.index)
-            .build()
-    };
-    if !has_default_route(inside).await? {
-        // While every address is local, a gateway is refused as one that is ourselves.
-        delete_route(inside, local4(TABLE_LOCAL)).await?;
-        add_route(
-            inside,
-            v4().output_interface(l7.inside)
-                .gateway(L7.outside_v4)
-                .onlink()
-                .build(),
-        )
-        .await?;
-    }
-    let routes = [
-        v6().output_interface(l7.inside)
-            .gateway(L7.outside_v6)
-            .build(),
-        local4(ALL_LOCAL),
-        // A reset that belongs to no socket is only sent from an address that the namespace calls
-        // local; with `main` asked first it still finds its way out.
-        local4(TABLE_LOCAL),
-        v6().table_id(ALL_LOCAL)
-            .kind(RouteType::Local)
-            .scope(RouteScope::Host)
-            .output_interface(lo.index)
-            .build(),
-    ];
-    for route in routes {
-        add_route(inside, route).await?;
-    }
-    for way in [&L7, &REJ] {
-        add_rule(inside, IpVersion::V4, 10, ALL_LOCAL, Some(way.inside)).await?;
-        add_rule(inside, IpVersion::V6, 10, ALL_LOCAL, Some(way.inside)).await?;
-    }
-    add_rule(inside, IpVersion::V4, 15, TABLE_MAIN, None).await?;
-    add_rule(inside, IpVersion::V4, 20, TABLE_LOCAL, None).await?;
-    remove_first_rule(inside).await?;
-    Ok(())
-}
-
-async fn has_default_route(inside: &Handle) -> Result<bool, NetlinkError> {
-    let routes: Vec<RouteMessage> = inside
-        .route()
-        .get(RouteMessageBuilder::<Ipv4Addr>::new().build())
-        .execute()
-        .try_collect()
-        .await
-        .map_err(request("list the routes of", "the proxy's namespace"))?;
-    let gateway = RouteAttribute::Gateway(RouteAddress::Inet(L7.outside_v4));
-    Ok(routes
-        .iter()
-        .any(|route| route.attributes.contains(&gateway)))
-}
-
-async fn delete_route(inside: &Handle, route: RouteMessage) -> Result<(), NetlinkError> {
-    match inside.route().del(route).execute().await {
-        Err(error) if is(&error, Errno::SRCH) => Ok(()),
-        other => other.map_err(request("delete a route of", "the proxy's namespace")),
-    }
-}
-
-async fn add_route(inside: &Handle, route: RouteMessage) -> Result<(), NetlinkError> {
-    match inside.route().add(route).execute().await {
-        Err(error) if is(&error, Errno::EXIST) => Ok(()),
-        other => other.map_err(request("add a route to", "the proxy's namespace")),
-    }
-}
-
-async fn add_rule(
-    inside: &Handle,
-    version: IpVersion,
-    priority: u32,
-    table: u32,
-    input: Option<&str>,
-) -> Result<(), NetlinkError> {
-    let mut rule = inside
-        .rule()
-        .add()
-        .priority(priority)
-        .table_id(table)
-        .action(RuleAction::ToTable);
-    if let Some(name) = input {
-        rule = rule.input_interface(name);
-    }
-    let added = match version {
-        IpVersion::V4 => rule.v4().execute().await,
-        IpVersion::V6 => rule.v6().execute().await,
-    };
-    match added {
-        Err(error) if is(&error, Errno::EXIST) => Ok(()),
-        other => other.map_err(request("add a rule to", "the proxy's namespace")),
-    }
-}
-
-/// Takes away the IPv4 rule that asks table `local` before all others.
-async fn remove_first_rule(inside: &Handle) -> Result<(), NetlinkError> {
-    let rules: Vec<_> = inside
-        .rule()
-        .get(IpVersion::V4)
-        .execute()
-        .try_collect()
-        .await
-        .map_err(request("list the rules of", "the proxy's namespace"))?;
-    for rule in rules {
-        let first = !rule
-            .attributes
-            .iter()
-            .any(|a| matches!(a, RuleAttribute::Priority(priority) if *priority > 0));
-        if first {
-            inside
-                .rule()
-                .del(rule)
-                .execute()
-                .await
-                .map_err(request("remove a rule from", "the proxy's namespace"))?;
-        }
-    }
-    Ok(())
 }
 
 fn outside_sysctls(name: &str) -> Result<(), ProxyNetnsError> {

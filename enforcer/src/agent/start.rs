@@ -28,7 +28,7 @@ use crate::{
     proxy::Proxy,
     proxy_flows::{ProxyFlows, ProxyFlowsError},
     proxy_host::{self, ProxyStartError},
-    proxy_netns::{self, ProxyNetns, ProxyNetnsError},
+    proxy_netns::{self, ProxyNetns, ProxyNetnsError, There},
     report::{
         Reporter,
         counters::{Counters, CountersError},
@@ -140,7 +140,7 @@ pub async fn start(
     let pins = Pins::below(&options.bpffs);
     let lock = pins.take()?;
     let enforced_before = !pins.link_names()?.is_empty();
-    let netns_before = Netns::named(&options.netns)?.is_some();
+    let place_before = proxy_netns::there(&options.netns).await?;
     let up = tokio::select! {
         up = bring_up(options, &pins, first) => up,
         () = &mut stop => Err(StartError::Stopped),
@@ -151,7 +151,7 @@ pub async fn start(
         up => {
             let error = up.err().unwrap_or(StartError::Stopped);
             if !enforced_before {
-                undo(options, &pins, netns_before).await;
+                undo(options, &pins, &place_before).await;
             }
             Err(error)
         }
@@ -329,12 +329,10 @@ fn logger(ebpf: &mut aya::Ebpf) -> Result<Log, StartError> {
 
 /// Takes away what a failed first start has made, and nothing that was there before. What cannot be
 /// taken away is named.
-async fn undo(options: &Options, pins: &Pins, netns_before: bool) {
+async fn undo(options: &Options, pins: &Pins, place_before: &There) {
     let undone: Result<(), DetachError> = async {
         detach::programs(pins).await?;
-        if !netns_before {
-            proxy_netns::remove(&options.netns).await?;
-        }
+        proxy_netns::remove_since(&options.netns, place_before).await?;
         Ok(())
     }
     .await;

@@ -168,6 +168,8 @@ impl Run {
         tokio::select! {
             () = signals.wait() => {
                 drop(proxy);
+                // Before the lock, with which the next agent may make one of its own.
+                drop(socket);
                 tracing::info!("stopping; what was enforced stays enforced until `enforcer detach`");
             }
             Some(leaving) = detach_wanted.recv() => {

@@ -1,6 +1,7 @@
 //! Enforcement for real: the agent as a process, real namespaces, real TCP.
 
 mod control;
+mod flows;
 mod inventory;
 mod restart;
 mod start;
@@ -525,10 +526,15 @@ fn assert_nothing_left(world: &World) {
     assert!(!pins.exists(), "pins are left: {}", pins.display());
     let netns = Path::new("/run/netns").join(world.home.netns());
     assert!(!netns.exists(), "the proxy's namespace is left");
+    let links = links(world);
+    assert!(!links.contains("enf-"), "an interface is left:\n{links}");
+}
+
+/// The node's interfaces.
+fn links(world: &World) -> String {
     let mut list = Command::new("ip");
     list.args(["-o", "link"]);
-    let links = world.net.node.output(&mut list).expect("ip is there");
-    assert!(!links.contains("enf-"), "an interface is left:\n{links}");
+    world.net.node.output(&mut list).expect("ip is there")
 }
 
 /// What a request over plain HTTP/1.1 was answered, first line only.

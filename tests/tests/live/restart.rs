@@ -171,34 +171,6 @@ fn one_pod(manifests: &str, name: &str) -> String {
     documents.join("---\n")
 }
 
-#[test]
-fn a_count_that_a_crash_left_below_nothing_is_set_right() {
-    if !possible() {
-        return;
-    }
-    let world = World::new("lv-count");
-    let _other_server = Echo::start(world.pod("other"), 9090).expect("the port is free");
-    let v4 = world.pod("other").v4.into();
-    let agent = world.start(NOBODY, &[]);
-    agent.kill().expect("our own process");
-    let counts = world.home.pins().join("v1/maps/OUT_COUNT");
-    let counts = aya::maps::MapData::from_pin(counts).expect("it is pinned");
-    let counts = aya::maps::Map::from_map_data(counts).expect("it is an array");
-    let mut counts: aya::maps::Array<_, u64> = counts.try_into().expect("of 64-bit counts");
-    for slot in 0..3 {
-        counts.set(slot, u64::MAX, 0).expect("it is one of ours");
-    }
-    let met = try_once(world.pod("backend"), v4, 9090, PATIENCE);
-    assert_eq!(met, Met::Refusal, "a full quota, as the kernel reads it");
-    let _agent = world.start(NOBODY, &[]);
-    assert!(
-        until(PATIENCE, || {
-            try_once(world.pod("backend"), v4, 9090, PATIENCE) == Met::Answer
-        }),
-        "the entries themselves are counted"
-    );
-}
-
 /// A connection from a port that the kernel gives to nobody.
 fn low_port(from: &Pod, to: IpAddr, port: u16) -> std::io::Result<std::net::TcpStream> {
     let socket = from.netns.enter(|| {

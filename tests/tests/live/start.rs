@@ -60,8 +60,11 @@ fn a_proxy_that_cannot_start_undoes_the_start() {
         "{}",
         agent.log()
     );
-    assert!(!world.home.pins().exists(), "nothing is attached or pinned");
     assert!(!world.home.file("socket").exists(), "nobody listens");
+    assert!(!world.home.pins().exists(), "nothing is attached or pinned");
+    let links = links(&world);
+    assert!(!links.contains("enf-"), "an interface is left:\n{links}");
+    assert!(netns.path().exists(), "what was there before stays");
     world.expect("other", Met::Answer, "nothing is enforced");
 }
 

@@ -11,7 +11,6 @@ use enforcer_ebpf::{
 };
 
 use crate::{
-    apply::Before,
     pins::{Pins, PinsError},
     proxy_netns::{Port, ProxyNetns},
     table::{CreateError, TableError, Tables, create_outer},
@@ -36,8 +35,6 @@ const OF_SLOTS: [&str; 3] = [TABLES, ACTIVE, HITS];
 pub struct Object {
     pub ebpf: Ebpf,
     pub tables: Tables,
-    /// What an earlier agent's active table hands on; it may lie in other maps than `tables`.
-    pub before: Before,
 }
 
 /// What can go wrong before anything is attached.
@@ -96,12 +93,8 @@ pub fn load(
     log: bool,
 ) -> Result<Object, ObjectError> {
     let bytes = BYTES.ok_or(ObjectError::NotBuilt)?;
-    let Place {
-        capacity,
-        grown,
-        before,
-    } = ensure_tables(pins, capacity)?;
-    let place = |name| match grown && OF_SLOTS.contains(&name) {
+    let Place { capacity, outgrown } = ensure_tables(pins, capacity)?;
+    let place = |name| match outgrown.is_some() && OF_SLOTS.contains(&name) {
         true => pins.grown_map(name),
         false => pins.map(name),
     };
@@ -130,13 +123,12 @@ pub fn load(
     load_programs(&mut ebpf)?;
     let outer = take(&mut ebpf, TABLES)?;
     let active = MapData::from_pin(place(ACTIVE)).map_err(unopened(ACTIVE))?;
-    let tables = Tables::adopt(outer, &active, capacity)?;
-    let before = before.unwrap_or_else(|| Before::of(&tables));
-    Ok(Object {
-        ebpf,
-        tables,
-        before,
-    })
+    let mut tables = Tables::adopt(outer, &active, capacity)?;
+    if let Some(words) = outgrown.filter(|words| !words.is_empty()) {
+        let staged = tables.stage(&words)?;
+        tables.switch(&staged);
+    }
+    Ok(Object { ebpf, tables })
 }
 
 /// Words for a table of `needed` words: room to grow without a restart.
@@ -157,10 +149,9 @@ pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ObjectError> {
 struct Place {
     /// Words in a slot.
     capacity: u32,
-    /// They are new ones, pinned beside those that judge until everything has moved over.
-    grown: bool,
-    /// What the old ones hand on, if there are old ones.
-    before: Option<Before>,
+    /// The table that judges, where it lies in slots that are too small. The new ones are pinned
+    /// beside them, and begin with this table: no verdict changes while programs move over.
+    outgrown: Option<Vec<u32>>,
 }
 
 /// The pinned map of tables if its tables are large enough; else a new one.
@@ -168,20 +159,16 @@ fn ensure_tables(pins: &Pins, wanted: u32) -> Result<Place, ObjectError> {
     if wanted > CAPACITY_MAX {
         return Err(ObjectError::Capacity { wanted });
     }
-    // An agent that broke off while it was growing.
-    for name in OF_SLOTS {
-        pins.forget_grown_map(name)?;
-    }
+    pins.forget_grown_maps()?;
     let held = pinned_capacity(pins)?;
     if let Some(held) = held.filter(|held| *held >= wanted) {
         return Ok(Place {
             capacity: held,
-            grown: false,
-            before: None,
+            outgrown: None,
         });
     }
-    let before = match held {
-        Some(held) => Some(before(pins, held)?),
+    let outgrown = match held {
+        Some(held) => Some(active_words(pins, held)?),
         None => {
             for name in OF_SLOTS {
                 pins.forget_map(name)?;
@@ -189,8 +176,7 @@ fn ensure_tables(pins: &Pins, wanted: u32) -> Result<Place, ObjectError> {
             None
         }
     };
-    let grown = before.is_some();
-    let path = match grown {
+    let path = match outgrown.is_some() {
         true => pins.grown_map(TABLES),
         false => pins.map(TABLES),
     };
@@ -201,17 +187,16 @@ fn ensure_tables(pins: &Pins, wanted: u32) -> Result<Place, ObjectError> {
     })?;
     Ok(Place {
         capacity: wanted,
-        grown,
-        before,
+        outgrown,
     })
 }
 
-/// What the pinned tables hand on.
-fn before(pins: &Pins, capacity: u32) -> Result<Before, ObjectError> {
+/// The table that judges now, from the pinned tables; nothing when none does.
+fn active_words(pins: &Pins, capacity: u32) -> Result<Vec<u32>, ObjectError> {
     let outer = MapData::from_pin(pins.map(TABLES)).map_err(unopened(TABLES))?;
     let outer = Map::from_map_data(outer).map_err(unopened(TABLES))?;
     let active = MapData::from_pin(pins.map(ACTIVE)).map_err(unopened(ACTIVE))?;
-    Ok(Before::of(&Tables::adopt(outer, &active, capacity)?))
+    Ok(Tables::adopt(outer, &active, capacity)?.active_words())
 }
 
 /// Words in a slot of the pinned map of tables, or `None` when nothing was ever published in it.

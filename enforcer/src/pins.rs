@@ -139,11 +139,6 @@ impl Pins {
         remove_file(&self.map(name))
     }
 
-    /// As [`Pins::forget_map`], of one that has not taken its place yet.
-    pub fn forget_grown_map(&self, name: &str) -> Result<bool, PinsError> {
-        remove_file(&self.grown_map(name))
-    }
-
     /// Names of the pinned links, in order.
     pub fn link_names(&self) -> Result<Vec<String>, PinsError> {
         file_names(&self.links())
@@ -167,6 +162,16 @@ impl Pins {
         }
         remove_dir(&self.family)?;
         Ok(detached)
+    }
+
+    /// Removes the pins of maps that have not taken their places: their agent broke off.
+    pub fn forget_grown_maps(&self) -> Result<(), PinsError> {
+        for name in file_names(&self.root.join("maps"))? {
+            if name.ends_with(GROWN) {
+                self.forget_map(&name)?;
+            }
+        }
+        Ok(())
     }
 
     /// Called when this agent's programs are attached, so that there is no gap: maps that have grown

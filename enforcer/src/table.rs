@@ -135,6 +135,12 @@ impl Tables {
             .map_or(0, |slot| slot.memory.load(index))
     }
 
+    /// The whole active table; nothing when there is none.
+    pub fn active_words(&self) -> Vec<u32> {
+        let length = self.read_active(header::LENGTH).min(self.capacity);
+        (0..length).map(|index| self.read_active(index)).collect()
+    }
+
     /// The slot that the next table goes to.
     pub fn idle_slot(&self) -> u32 {
         self.active_slot().map_or(0, |slot| (slot + 1) % TURNS)

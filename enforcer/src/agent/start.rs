@@ -70,8 +70,6 @@ pub struct Running {
     pub proxy: Option<Proxy>,
     pub object: aya::Ebpf,
     pub socket: Bound,
-    /// Goes last: the next agent may begin.
-    pub lock: Lock,
 }
 
 /// Why the agent does not start.
@@ -121,11 +119,12 @@ pub enum StartError {
     },
 }
 
-/// Starts the agent, unless `stop` comes first. Must be called within a tokio runtime.
+/// Starts the agent, unless `stop` comes first. The lock is to be given up last: then the next agent
+/// may begin. Must be called within a tokio runtime.
 pub async fn start(
     options: &Options,
     stop: impl Future<Output = ()>,
-) -> Result<Running, StartError> {
+) -> Result<(Running, Lock), StartError> {
     let mut stop = pin!(stop.fuse());
     if !object::is_built() {
         return Err(ObjectError::NotBuilt.into());
@@ -137,21 +136,28 @@ pub async fn start(
         first = First::read(options) => first?,
         () = &mut stop => return Err(StartError::Stopped),
     };
+    let place_before = proxy_netns::there(&options.netns).await?;
     let pins = Pins::below(&options.bpffs);
     let lock = pins.take()?;
     let enforced_before = !pins.link_names()?.is_empty();
-    let place_before = proxy_netns::there(&options.netns).await?;
     let up = tokio::select! {
         up = bring_up(options, &pins, first) => up,
         () = &mut stop => Err(StartError::Stopped),
     };
     let stopped = stop.now_or_never().is_some();
     match up {
-        Ok(up) if enforced_before || !stopped => Ok(up.running(lock)),
+        Ok(up) if enforced_before || !stopped => Ok((up, lock)),
         up => {
             let error = up.err().unwrap_or(StartError::Stopped);
-            if !enforced_before {
-                undo(options, &pins, &place_before).await;
+            let undone = match enforced_before {
+                true => pins.forget_grown_maps().map_err(DetachError::from),
+                false => undo(options, &pins, &place_before).await,
+            };
+            if let Err(error) = undone {
+                tracing::error!(
+                    error = crate::chain(&error),
+                    "what the failed start has made is left behind: run `enforcer detach`"
+                );
             }
             Err(error)
         }
@@ -188,34 +194,8 @@ impl First {
     }
 }
 
-/// An agent that is up, without the lock that makes it the only one.
-struct Up {
-    agent: Arc<Agent>,
-    events: RingBuf<MapData>,
-    control: UnixListener,
-    log: Option<Log>,
-    proxy: Option<Proxy>,
-    object: aya::Ebpf,
-    socket: Bound,
-}
-
-impl Up {
-    fn running(self, lock: Lock) -> Running {
-        Running {
-            agent: self.agent,
-            events: self.events,
-            control: self.control,
-            log: self.log,
-            proxy: self.proxy,
-            object: self.object,
-            socket: self.socket,
-            lock,
-        }
-    }
-}
-
 /// Whatever waits comes first: where this future is dropped, no verdict has changed.
-async fn bring_up(options: &Options, pins: &Pins, first: First) -> Result<Up, StartError> {
+async fn bring_up(options: &Options, pins: &Pins, first: First) -> Result<Running, StartError> {
     let (control, socket) = control::bind(&options.socket)?;
     let place = proxy_netns::ensure(&options.netns, first.inventory.mtu()).await?;
     let classifiers = classifiers().await?;
@@ -241,12 +221,8 @@ async fn bring_up(options: &Options, pins: &Pins, first: First) -> Result<Up, St
     proxy_flows.forget_all()?;
     let reporter = Arc::new(Reporter::new());
     reporter.name_pods(&first.inventory.cluster);
-    let Object {
-        mut ebpf,
-        tables,
-        before,
-    } = object;
-    let capacity = tables.capacity();
+    let Object { mut ebpf, tables } = object;
+    let (before, capacity) = (Before::of(&tables), tables.capacity());
     let agent = Arc::new(Agent {
         state: Mutex::new(State {
             tables,
@@ -280,7 +256,7 @@ async fn bring_up(options: &Options, pins: &Pins, first: First) -> Result<Up, St
     )?;
     prepared.pause(&paused);
     takeover.run(&agent, first.loaded, prepared, &paused)?;
-    Ok(Up {
+    Ok(Running {
         agent,
         events,
         control,
@@ -327,19 +303,9 @@ fn logger(ebpf: &mut aya::Ebpf) -> Result<Log, StartError> {
     })
 }
 
-/// Takes away what a failed first start has made, and nothing that was there before. What cannot be
-/// taken away is named.
-async fn undo(options: &Options, pins: &Pins, place_before: &There) {
-    let undone: Result<(), DetachError> = async {
-        detach::programs(pins).await?;
-        proxy_netns::remove_since(&options.netns, place_before).await?;
-        Ok(())
-    }
-    .await;
-    if let Err(error) = undone {
-        tracing::error!(
-            error = crate::chain(&error),
-            "what the failed start has made is left behind: run `enforcer detach`"
-        );
-    }
+/// Takes away what a failed first start has made, and nothing that was there before.
+async fn undo(options: &Options, pins: &Pins, place_before: &There) -> Result<(), DetachError> {
+    detach::programs(pins).await?;
+    proxy_netns::remove_since(&options.netns, place_before).await?;
+    Ok(())
 }

@@ -140,6 +140,7 @@ impl Run {
         // Before anything is made, so that no end of the agent goes unnoticed.
         let mut signals = Signals::listen()?;
         let options = self.options();
+        let (running, lock) = start::start(&options, signals.wait()).await?;
         let Running {
             agent,
             events,
@@ -148,9 +149,8 @@ impl Run {
             proxy,
             object: _programs,
             socket,
-            lock,
-        } = start::start(&options, signals.wait()).await?;
-        let (detach_sender, mut detach_wanted) = mpsc::channel(1);
+        } = running;
+        let (detach_sender, mut detach_wanted) = mpsc::channel(16);
         tokio::spawn(control::serve(control, agent.clone(), detach_sender));
         tokio::spawn(supervise(
             "events",
@@ -173,10 +173,9 @@ impl Run {
                 tracing::info!("stopping; what was enforced stays enforced until `enforcer detach`");
             }
             Some(leaving) = detach_wanted.recv() => {
-                // New commands meet no agent from here on, and do the rest themselves.
-                drop(socket);
                 let removed = detach::all(&Pins::below(&options.bpffs), &options.netns).await;
                 drop(proxy);
+                drop(socket);
                 drop(lock);
                 let answer = answer(&removed);
                 leaving.tell(&answer).await;

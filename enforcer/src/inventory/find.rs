@@ -30,7 +30,7 @@ pub struct Wanted {
 
 impl Wanted {
     /// Nothing says which of the inventory's pods are here.
-    fn is_everywhere(&self) -> bool {
+    fn says_nothing(&self) -> bool {
         self.node.is_none() && self.interfaces.is_empty()
     }
 
@@ -60,7 +60,7 @@ pub async fn find(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, Invent
             (None, Some(path), _) => finder.by_netns(pod, Path::new(path)).await?,
             (None, None, Some(interface)) => finder.by_interface(pod, interface).await?,
             // Without the node's name, a pod that nothing leads to is another node's.
-            (None, None, None) if wanted.is_everywhere() => continue,
+            (None, None, None) if wanted.says_nothing() => continue,
             (None, None, None) => match finder.by_address(pod).await? {
                 Ok(found) => found,
                 Err(_) if wanted.node.is_none() => continue,

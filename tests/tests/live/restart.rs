@@ -212,16 +212,23 @@ fn a_restart_that_fails_changes_no_verdict() {
     let in_the_way = world.home.pins().join(link);
     fs::create_dir(&in_the_way).expect("a place on the BPF file system");
     let nobody = world.bundle("nobody.bin", NOBODY);
-    let cases: [(&[&str], &str); 2] = [
+    let cases: [(&[&str], &str); 3] = [
         (&[], "cannot open the pinned link"),
+        (&["--capacity", "1000000"], "cannot open the pinned link"),
         (&["--capacity", "99999999"], "99999999 words"),
     ];
+    let maps = || {
+        let maps = fs::read_dir(world.home.pins().join("v1/maps")).expect("they are pinned");
+        maps.count()
+    };
+    let before = maps();
     for (options, why) in cases {
         let spawned = world.home.spawn(&world.net.node, &nobody, options);
         let mut agent = spawned.expect("the program is there");
         assert!(agent.ends_within(PATIENCE), "{options:?} must be refused");
         assert!(agent.log().contains(why), "{}", agent.log());
         world.expect("frontend", Met::Answer, "the old policy is in force");
+        assert_eq!(maps(), before, "{options:?} leaves no maps of its own");
     }
     fs::remove_dir(&in_the_way).expect("it is still there");
     let started = world.home.start(&world.net.node, &nobody, &[]);

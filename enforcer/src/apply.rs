@@ -239,16 +239,20 @@ pub fn check_order(loaded: &Loaded, active: u64) -> Result<(), ApplyError> {
 }
 
 impl Prepared {
-    /// Lets these pods' packets be judged and reported, and none be refused, until their flags are
-    /// cleared.
-    pub fn pause(&mut self, pods: &BTreeSet<PodName>) {
+    /// Lets the packets of those of these pods that are policed be judged and reported, and none be
+    /// refused, until their flags are cleared. Returns which they are.
+    pub fn pause(&mut self, pods: &BTreeSet<PodName>) -> BTreeSet<PodName> {
         let first = self.linked.words[header::PODS as usize];
-        for pod in &self.linked.pods {
-            if pods.contains(&(pod.namespace.clone(), pod.name.clone())) {
+        let mut paused = BTreeSet::new();
+        for pod in self.linked.pods.iter().filter(|pod| pod.enrolled) {
+            let name = (pod.namespace.clone(), pod.name.clone());
+            if pods.contains(&name) {
                 let at = first + pod.slot * pod::WORDS + pod::FLAGS;
                 self.linked.words[at as usize] |= pod_flags::PAUSED;
+                paused.insert(name);
             }
         }
+        paused
     }
 }
 

@@ -45,16 +45,7 @@ pub async fn everything(pins: &Pins, netns: &str) -> Result<Removed, DetachError
 
 /// As [`everything`], for the agent that holds the lock.
 pub async fn all(pins: &Pins, netns: &str) -> Result<Removed, DetachError> {
-    let removed = programs(pins).await?;
-    // What they steer to goes last.
-    Ok(Removed {
-        netns: proxy_netns::remove(netns).await?,
-        ..removed
-    })
-}
-
-/// Takes away what an agent has attached and pinned, but not the proxy's namespace.
-pub async fn programs(pins: &Pins) -> Result<Removed, DetachError> {
+    // Programs that refuse go first, and what they steer to goes last.
     let links = pins.remove_all()?;
     let node = netlink::connect(&Netns::current()?)?;
     let classifiers = netlink::links(&node)
@@ -62,10 +53,11 @@ pub async fn programs(pins: &Pins) -> Result<Removed, DetachError> {
         .iter()
         .filter(|link| remove_clsact(&link.name))
         .count();
+    let netns = proxy_netns::remove(netns).await?;
     Ok(Removed {
         links,
         classifiers,
-        netns: false,
+        netns,
     })
 }
 

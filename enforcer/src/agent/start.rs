@@ -18,7 +18,6 @@ use crate::{
     apply::{self, ApplyError, Before, Settings},
     attach::{AttachError, Attacher, Classifiers, Hook},
     control::{self, Bound, ControlError},
-    detach::{self, DetachError},
     flows::{FlowsError, OutFlows},
     inventory::{self, Inventory, InventoryError, Wanted},
     netlink::{self, NetlinkError},
@@ -136,12 +135,12 @@ pub async fn start(
         first = First::read(options) => first?,
         () = &mut stop => return Err(StartError::Stopped),
     };
-    let place_before = proxy_netns::there(&options.netns).await?;
+    let found = Found::look(options).await?;
     let pins = Pins::below(&options.bpffs);
     let lock = pins.take()?;
     let enforced_before = !pins.link_names()?.is_empty();
     let up = tokio::select! {
-        up = bring_up(options, &pins, first) => up,
+        up = bring_up(options, &pins, first, &found) => up,
         () = &mut stop => Err(StartError::Stopped),
     };
     let stopped = stop.now_or_never().is_some();
@@ -150,8 +149,8 @@ pub async fn start(
         up => {
             let error = up.err().unwrap_or(StartError::Stopped);
             let undone = match enforced_before {
-                true => pins.forget_grown_maps().map_err(DetachError::from),
-                false => undo(options, &pins, &place_before).await,
+                true => pins.forget_grown_maps().map_err(StartError::from),
+                false => found.restore(options, &pins).await,
             };
             if let Err(error) = undone {
                 tracing::error!(
@@ -195,10 +194,14 @@ impl First {
 }
 
 /// Whatever waits comes first: where this future is dropped, no verdict has changed.
-async fn bring_up(options: &Options, pins: &Pins, first: First) -> Result<Running, StartError> {
+async fn bring_up(
+    options: &Options,
+    pins: &Pins,
+    first: First,
+    found: &Found,
+) -> Result<Running, StartError> {
     let (control, socket) = control::bind(&options.socket)?;
     let place = proxy_netns::ensure(&options.netns, first.inventory.mtu()).await?;
-    let classifiers = classifiers().await?;
 
     let needed = u32::try_from(first.words).unwrap_or(u32::MAX);
     let capacity = options.capacity.unwrap_or_else(|| object::roomy(needed));
@@ -240,12 +243,12 @@ async fn bring_up(options: &Options, pins: &Pins, first: First) -> Result<Runnin
     });
     let proxy = start_proxy(options, &agent, proxy_flows, &place)?;
     let takeover = Takeover {
-        attacher: Attacher::new(&mut ebpf, pins, options.hook, classifiers),
+        attacher: Attacher::new(&mut ebpf, pins, options.hook, found.classifiers.clone()),
         pins,
         proxy: &place,
         before: &before,
     };
-    let paused = takeover.unremembered(&agent.state().inventory.pods)?;
+    let unremembered = takeover.unremembered(&agent.state().inventory.pods)?;
     // Epoch, slots and flags go on where an earlier agent's table stopped.
     let mut prepared = apply::link(
         &first.loaded,
@@ -254,7 +257,7 @@ async fn bring_up(options: &Options, pins: &Pins, first: First) -> Result<Runnin
         &before.clone().without_pauses(),
         capacity,
     )?;
-    prepared.pause(&paused);
+    let paused = prepared.pause(&unremembered);
     takeover.run(&agent, first.loaded, prepared, &paused)?;
     Ok(Running {
         agent,
@@ -303,9 +306,29 @@ fn logger(ebpf: &mut aya::Ebpf) -> Result<Log, StartError> {
     })
 }
 
-/// Takes away what a failed first start has made, and nothing that was there before.
-async fn undo(options: &Options, pins: &Pins, place_before: &There) -> Result<(), DetachError> {
-    detach::programs(pins).await?;
-    proxy_netns::remove_since(&options.netns, place_before).await?;
-    Ok(())
+/// What was there of an agent's, this one's or another's, before the start touched anything.
+struct Found {
+    classifiers: Classifiers,
+    place: There,
+}
+
+impl Found {
+    async fn look(options: &Options) -> Result<Self, StartError> {
+        Ok(Self {
+            classifiers: classifiers().await?,
+            place: proxy_netns::there(&options.netns).await?,
+        })
+    }
+
+    /// Takes away what a failed first start has made since, and nothing else.
+    async fn restore(&self, options: &Options, pins: &Pins) -> Result<(), StartError> {
+        pins.remove_all()?;
+        let kept = |index, program: &'static str| self.classifiers.has(index, program);
+        let (_, left) = classifiers().await?.remove_unless(kept);
+        for (what, error) in left {
+            tracing::error!(%error, what, "a classifier is left behind");
+        }
+        proxy_netns::remove_since(&options.netns, &self.place).await?;
+        Ok(())
+    }
 }

@@ -197,24 +197,16 @@ fn a_restart_that_fails_changes_no_verdict() {
         return;
     }
     let world = World::new("lv-fail");
-    let file = world.home.file("inventory.yaml");
-    let without_other = world.manifests.rsplit_once("---\n").expect("three pods");
-    fs::write(&file, without_other.0).expect("a file of its own");
     let agent = world.start(ONLY_FRONTEND, &[]);
     agent.kill().expect("our own process");
-    // A new pod, whose link cannot be pinned: that is found out late.
-    fs::write(&file, &world.manifests).expect("a file of its own");
-    let program = match Hook::best() {
-        Hook::Tcx => "to_pod",
-        Hook::Clsact => "from_pod",
-    };
-    let link = format!("v1/links/{program}-{}", index_of(&world, "vother"));
-    let in_the_way = world.home.pins().join(link);
+    // A link that can be neither replaced nor removed: that is found out late.
+    let in_the_way = world.home.pins().join("v1/links/proxy_lookup");
+    fs::remove_file(&in_the_way).expect("it is pinned");
     fs::create_dir(&in_the_way).expect("a place on the BPF file system");
     let nobody = world.bundle("nobody.bin", NOBODY);
     let cases: [(&[&str], &str); 3] = [
-        (&[], "cannot open the pinned link"),
-        (&["--capacity", "1000000"], "cannot open the pinned link"),
+        (&[], "cannot remove"),
+        (&["--capacity", "1000000"], "cannot remove"),
         (&["--capacity", "99999999"], "99999999 words"),
     ];
     let maps = || {

@@ -76,7 +76,7 @@ fn an_interrupted_start_leaves_nothing() {
     let world = World::new("lv-int");
     let bundle = world.bundle("first.bin", NOBODY);
     let mut early = 0;
-    for wait in (0..12).map(|n| Duration::from_millis(n * 16)) {
+    for wait in (0..7).map(|n| Duration::from_millis(n * 24)) {
         let before = fs::read_to_string(world.home.file("agent.log")).unwrap_or_default();
         let mut agent = world
             .home
@@ -108,7 +108,7 @@ fn a_start_that_is_killed_is_made_good_by_the_next() {
     }
     let world = World::new("lv-killed");
     let bundle = world.bundle("first.bin", ONLY_FRONTEND);
-    for wait in (0..6).map(|n| Duration::from_millis(n * 32)) {
+    for wait in (1..5).map(|n| Duration::from_millis(n * 40)) {
         let agent = world
             .home
             .spawn(&world.net.node, &bundle, &[])
@@ -136,7 +136,7 @@ fn connections_that_a_pod_opens_while_it_is_attached_are_not_cut() {
     let world = World::new("lv-while");
     let _other_server = Echo::start(world.pod("other"), 9090).expect("the port is free");
     let v4: IpAddr = world.pod("other").v4.into();
-    for round in 0..3 {
+    for round in 0..2 {
         let stop = Arc::new(AtomicBool::new(false));
         let met = thread::scope(|scope| {
             // Each of them is opened before, and talks on after, some step of the start.

@@ -13,7 +13,7 @@ use aya::{
     programs::{
         LinkOrder, ProgramError, SchedClassifier, SkLookup, TcAttachType,
         links::{FdLink, LinkError, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle},
+        tc::{self, SchedClassifierLink, TcAttachOptions},
     },
     sys::SyscallError,
     util::KernelVersion,
@@ -27,10 +27,6 @@ use crate::{
     netns::Netns,
     pins::{Pins, PinsError},
 };
-
-/// Place of our classifiers among others of `clsact`: the first.
-const PRIORITY: u16 = 1;
-const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
@@ -261,7 +257,7 @@ impl<'a> Attacher<'a> {
             }
             Hook::Clsact => {
                 let there = self.classifiers.has(interface.index, name);
-                let outcome = clsact(program, there, interface, direction, failed)?;
+                let outcome = classifiers::attach(program, there, interface, direction, failed)?;
                 self.attached.insert((interface.index, name));
                 Ok(outcome)
             }
@@ -360,44 +356,6 @@ fn tcx(
         })?;
     pin(pins, link, name)?;
     Ok(outcome)
-}
-
-fn clsact(
-    program: &mut SchedClassifier,
-    there: bool,
-    interface: &Link,
-    direction: TcAttachType,
-    failed: impl Fn(ProgramError) -> AttachError,
-) -> Result<Outcome, AttachError> {
-    match tc::qdisc_add_clsact(&interface.name) {
-        Err(tc::TcError::AlreadyAttached) | Ok(()) => {}
-        Err(tc::TcError::NetlinkError(error))
-            if error.raw_os_error() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {}
-        Err(source) => {
-            return Err(AttachError::Clsact {
-                interface: interface.name.clone(),
-                source: Box::new(source),
-            });
-        }
-    }
-    // Another's classifier in the same place is not ours to replace: adding ours then fails.
-    if there {
-        let old = SchedClassifierLink::attached(&interface.name, direction, PRIORITY, HANDLE, None)
-            .map_err(|error| failed(tc::TcError::IoError(error).into()))?;
-        let id = program.attach_to_link(old).map_err(&failed)?;
-        std::mem::forget(program.take_link(id).map_err(failed)?); // to drop it is to detach
-        return Ok(Outcome::Replaced);
-    }
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: PRIORITY,
-        handle: HANDLE,
-        classid: None,
-    });
-    let id = program
-        .attach_with_options(&interface.name, direction, options)
-        .map_err(&failed)?;
-    std::mem::forget(program.take_link(id).map_err(failed)?); // to drop it is to detach
-    Ok(Outcome::Made)
 }
 
 fn pin(pins: &Pins, link: FdLink, name: &str) -> Result<(), AttachError> {

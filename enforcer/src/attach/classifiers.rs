@@ -3,15 +3,20 @@
 use std::collections::BTreeMap;
 
 use aya::programs::{
-    TcAttachType,
-    tc::{self, TcError},
+    ProgramError, SchedClassifier, TcAttachType,
+    tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
 };
 use enforcer_ebpf::maps::program;
 use futures_util::TryStreamExt;
 use netlink_packet_route::tc::{TcAttribute, TcFilterBpfOption, TcMessage, TcOption};
 use rtnetlink::Handle;
 
+use super::{AttachError, Outcome};
 use crate::netlink::{Link, NetlinkError, request};
+
+/// Place of our classifiers among others of `clsact`: the first.
+const PRIORITY: u16 = 1;
+const HANDLE: TcHandle = TcHandle::new(0, 1);
 
 /// Programs that may sit there, each in one direction only.
 const OURS: [(&str, TcAttachType); 3] = [
@@ -66,6 +71,45 @@ impl Classifiers {
         }
         (gone, left)
     }
+}
+
+/// Attaches a program, in place of an earlier agent's where that is `there`.
+pub(super) fn attach(
+    program: &mut SchedClassifier,
+    there: bool,
+    interface: &Link,
+    direction: TcAttachType,
+    failed: impl Fn(ProgramError) -> AttachError,
+) -> Result<Outcome, AttachError> {
+    match tc::qdisc_add_clsact(&interface.name) {
+        Err(TcError::AlreadyAttached) | Ok(()) => {}
+        Err(TcError::NetlinkError(error))
+            if error.raw_os_error() == Some(rustix::io::Errno::EXIST.raw_os_error()) => {}
+        Err(source) => {
+            return Err(AttachError::Clsact {
+                interface: interface.name.clone(),
+                source: Box::new(source),
+            });
+        }
+    }
+    // Another's classifier in the same place is not ours to replace: adding ours then fails.
+    if there {
+        let old = SchedClassifierLink::attached(&interface.name, direction, PRIORITY, HANDLE, None)
+            .map_err(|error| failed(TcError::IoError(error).into()))?;
+        let id = program.attach_to_link(old).map_err(&failed)?;
+        std::mem::forget(program.take_link(id).map_err(failed)?); // to drop it is to detach
+        return Ok(Outcome::Replaced);
+    }
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: PRIORITY,
+        handle: HANDLE,
+        classid: None,
+    });
+    let id = program
+        .attach_with_options(&interface.name, direction, options)
+        .map_err(&failed)?;
+    std::mem::forget(program.take_link(id).map_err(failed)?); // to drop it is to detach
+    Ok(Outcome::Made)
 }
 
 /// Removes our classifiers from an interface. Whether there were any.

@@ -213,7 +213,7 @@ fn a_second_agent_with_places_of_its_own_leaves_the_first_alone() {
     for (socket, why) in cases {
         let spawned = second.spawn_at(&socket, &world.net.node, &bundle, &[]);
         let mut agent = spawned.expect("the program is there");
-        assert!(agent.ends_within(PATIENCE), "it must not stay");
+        assert!(agent.ends_within(LATE), "it must not stay");
         assert!(agent.log().contains(why), "{}", agent.log());
         assert!(!second.pins().exists(), "it leaves nothing");
         let netns = Path::new("/run/netns").join(second.netns());

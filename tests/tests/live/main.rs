@@ -26,6 +26,8 @@ use tests::{
 
 const ENFORCER: &str = env!("CARGO_BIN_EXE_enforcer-under-test");
 const PORT: u16 = 8080;
+/// How long a start may take that fails when nearly all is done, on an emulated machine.
+const LATE: Duration = Duration::from_secs(60);
 
 /// Only `frontend` may reach `backend`.
 const ONLY_FRONTEND: &str = "

@@ -26,7 +26,7 @@ fn a_start_that_fails_late_leaves_nothing() {
     for (socket, why) in sockets {
         let spawned = world.home.spawn_at(socket, &world.net.node, &bundle, &[]);
         let mut agent = spawned.expect("the program is there");
-        assert!(agent.ends_within(PATIENCE), "{socket:?} must be refused");
+        assert!(agent.ends_within(LATE), "{socket:?} must be refused");
         assert!(
             agent.log().contains(why),
             "{socket:?} should say `{why}`:\n{}",
@@ -54,7 +54,7 @@ fn a_proxy_that_cannot_start_undoes_the_start() {
         .home
         .spawn(&world.net.node, &bundle, &[])
         .expect("the program is there");
-    assert!(agent.ends_within(PATIENCE), "it cannot start");
+    assert!(agent.ends_within(LATE), "it cannot start");
     assert!(
         agent.log().contains("cannot start the proxy"),
         "{}",
@@ -84,7 +84,7 @@ fn an_interrupted_start_leaves_nothing() {
             .expect("the program is there");
         thread::sleep(wait);
         agent.interrupt().expect("our own process");
-        assert!(agent.ends_within(PATIENCE), "interrupted after {wait:?}");
+        assert!(agent.ends_within(LATE), "interrupted after {wait:?}");
         if agent.log()[before.len()..].contains("ready_ms") {
             let detached = world.home.detach(&world.net.node);
             detached.expect("detach without an agent");

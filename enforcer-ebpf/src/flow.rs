@@ -66,6 +66,11 @@ pub struct FragmentValue {
     pub cell: u32,
 }
 
+/// Value of MASQUERADED for a flow that the node itself began; any other is the slot of a local pod.
+pub const MADE_BY_NODE: u32 = u32::MAX;
+/// Value of MASQUERADED for a flow that neither a local pod nor the node is known to have begun.
+pub const MADE_BY_NOBODY: u32 = u32::MAX - 1;
+
 /// Connections that one pod may hold open towards others.
 pub const OUT_PER_POD_MAX: u32 = 16_384;
 /// Connections that the pods of a node may hold open towards others.

@@ -3,7 +3,10 @@
 //! TCP is judged by the table, on every packet and in both directions; state is asked only for what
 //! the table cannot know: connections that the pod opened (OUT), flows that began through the proxy
 //! (PROXY) and the proxy's own legs (UPSTREAM). No remote sender can make an entry, so none can fill
-//! a map, and a changed policy meets established connections at their next packet.
+//! a map, and a changed policy meets established connections at their next packet. The entries of
+//! the proxy's connections are the proxy's to make and to remove: PROXY when it accepts, UPSTREAM
+//! before it connects, and each stays until its own socket is gone, the last acknowledgement
+//! included. An opening segment asks the sockets itself and does not wait for that.
 //!
 //! Three places are judged: [`judge_to_pod`] at the egress of the pod's host interface (the only
 //! hook that sees every path into the pod, after service translation), [`judge_from_pod`] at the
@@ -104,14 +107,12 @@ pub trait Flows {
     fn is_upstream(&self, key: &FlowKey) -> bool;
     /// The client's frames are switched past the node's stack.
     fn is_switched(&self, key: &FlowKey) -> bool;
-    /// The slot of the local pod that began the flow from an address that is not its own.
+    /// Who began the flow from an address that does not tell: the slot of a local pod,
+    /// [`crate::flow::MADE_BY_NODE`] or [`crate::flow::MADE_BY_NOBODY`].
     fn masqueraded_by(&self, key: &FlowKey) -> Option<u32>;
     /// Remembers that the pod in `slot` opens a connection, unless it is known already. False when
     /// the pod's quota or the map is full.
     fn open_out(&self, key: &FlowKey, slot: u32) -> bool;
-    /// Remembers that the flow goes through the proxy, unless it is known already. False when the
-    /// map is full.
-    fn begin_proxied(&self, key: &FlowKey, slot: u32) -> bool;
     /// Remembers [`Flows::is_switched`]; may forget it under pressure.
     fn note_switched(&self, key: &FlowKey);
     /// Remembers [`Flows::masqueraded_by`]; may forget it under pressure.

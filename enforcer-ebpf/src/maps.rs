@@ -13,13 +13,15 @@ pub const OUT: &str = "OUT";
 /// Array of `LOCAL_PODS_MAX` u64: how many entries of OUT a pod slot holds; may be mapped into
 /// memory. The kernel adds, userspace subtracts what it deletes, both atomically.
 pub const OUT_COUNT: &str = "OUT_COUNT";
-/// Hash of `FlowKey` to `ProxyValue`: the flows that began through the proxy.
+/// Hash of `FlowKey` to `ProxyValue`: the flows that began through the proxy. Made by the proxy when
+/// it accepts a connection.
 pub const PROXY: &str = "PROXY";
 /// Hash of `FlowKey` to `ProxyValue`: the proxy's own legs towards pods.
 pub const UPSTREAM: &str = "UPSTREAM";
 /// Hash of `FlowKey` to u32: steered clients whose frames are switched past the node's stack.
 pub const SWITCHED: &str = "SWITCHED";
-/// Hash of `FlowKey` to u32: slot of the local pod that began a flow under the node's address.
+/// Hash of `FlowKey` to u32: who began a flow under an address that does not tell. A slot of a local
+/// pod, [`crate::flow::MADE_BY_NODE`] or [`crate::flow::MADE_BY_NOBODY`].
 pub const MASQUERADED: &str = "MASQUERADED";
 /// Hash of `FragmentKey` to `FragmentValue`.
 pub const FRAGMENTS: &str = "FRAGMENTS";

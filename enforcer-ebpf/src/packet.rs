@@ -132,10 +132,16 @@ impl Packet {
     pub fn opens(&self) -> bool {
         self.flags & (flag::SYN | flag::ACK) == flag::SYN
     }
-    /// The second segment of an opening: SYN and ACK.
+    /// The packet's tuple as the other side sends it.
     #[inline(always)]
-    pub fn accepts(&self) -> bool {
-        self.flags & (flag::SYN | flag::ACK) == flag::SYN | flag::ACK
+    pub fn reversed(&self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            ..*self
+        }
     }
     /// A reset that carries nothing: it can only end a connection.
     #[inline(always)]

@@ -16,6 +16,8 @@ pub struct FlowModel {
     pub pod_socket: Option<Socket>,
     /// The answer for the proxy's namespace; live while its id is unknown.
     pub proxy_socket: Option<Socket>,
+    /// The same for the proxy's own legs: for tuples as the pod sends them.
+    pub upstream_socket: Option<Socket>,
 }
 
 /// The entries.
@@ -59,10 +61,6 @@ impl Flows for FlowModel {
         memory.out.insert(*key, slot);
         true
     }
-    fn begin_proxied(&self, key: &FlowKey, slot: u32) -> bool {
-        self.memory.borrow_mut().proxied.entry(*key).or_insert(slot);
-        true
-    }
     fn note_switched(&self, key: &FlowKey) {
         self.memory.borrow_mut().switched.insert(*key, 1);
     }
@@ -80,8 +78,17 @@ impl Flows for FlowModel {
         memory.proxied.remove(key);
         memory.upstream.remove(key);
     }
-    fn socket(&self, namespace: Namespace, _packet: &Packet) -> Socket {
+    fn socket(&self, namespace: Namespace, packet: &Packet) -> Socket {
+        let by_pod = FlowKey {
+            pod: packet.source,
+            remote: packet.destination,
+            pod_port: packet.source_port,
+            remote_port: packet.destination_port,
+        };
         match namespace {
+            Namespace::Proxy if self.is_upstream(&by_pod) => {
+                self.upstream_socket.unwrap_or(Socket::Live)
+            }
             Namespace::Proxy => self.proxy_socket.unwrap_or(Socket::Live),
             Namespace::Pod(0) => Socket::Live,
             Namespace::Pod(_) => self.pod_socket.unwrap_or(Socket::Dead),

@@ -3,7 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use enforcer_ebpf::words::{Address, Cell, Holder, Verdict, options, pod_flags};
+use enforcer_ebpf::{
+    flow::FlowKey,
+    words::{Address, Cell, Holder, Verdict, options, pod_flags},
+};
 use fastrand::Rng;
 
 use crate::{
@@ -22,6 +25,7 @@ const UPLINK: u32 = 60;
 pub const RECORDS: u32 = 200;
 const CLASSES: u16 = 8;
 const PORTS: [u16; 6] = [80, 443, 8080, 9090, 1, 65_535];
+const REMOTE_PORTS: [u16; 3] = [40_000, 40_001, 80];
 
 /// A random table, of which pod `judged` sits behind [`INTERFACE`].
 #[must_use]
@@ -177,7 +181,7 @@ pub fn frame(rng: &mut Rng, judged: u32, inward: bool) -> (Vec<u8>, u32) {
         own
     };
     let pod = (pod, pick(rng, &PORTS));
-    let remote = (any_address(rng, v6), pick(rng, &[40_000, 40_001, 80]));
+    let remote = (any_address(rng, v6), pick(rng, &REMOTE_PORTS));
     let (source, destination) = if inward { (remote, pod) } else { (pod, remote) };
     let mut packet = Frame::tcp(source, destination, 0);
     match rng.u32(0..20) {
@@ -217,6 +221,25 @@ pub fn frame(rng: &mut Rng, judged: u32, inward: bool) -> (Vec<u8>, u32) {
         bytes.truncate(rng.usize(14..=bytes.len()));
     }
     (bytes, ingress)
+}
+
+/// A flow of the judged pod that a frame of [`frame`] may belong to.
+#[must_use]
+pub fn flow(rng: &mut Rng, judged: u32) -> FlowKey {
+    let v6 = rng.bool();
+    let words = |address: IpAddr| {
+        let bits = match address {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(v6) => v6.to_bits(),
+        };
+        [96, 64, 32, 0].map(|shift| u32::try_from(bits >> shift & 0xffff_ffff).expect("masked"))
+    };
+    FlowKey {
+        pod: words(address(v6, u8::try_from(judged + 1).expect("few pods"))),
+        remote: words(address(v6, rng.u8(1..=8))),
+        pod_port: pick(rng, &PORTS),
+        remote_port: pick(rng, &REMOTE_PORTS),
+    }
 }
 
 fn complicate(rng: &mut Rng, packet: &mut Frame, v6: bool) {

@@ -8,7 +8,7 @@ use enforcer_ebpf::{
     event::{Event, Hook},
     flow::{FlowKey, Hits, OutValue, ProxyValue},
     judge::{Action, Flows as _, Judgement, Place, judge_from_l7, judge_from_pod, judge_to_pod},
-    maps::{EVENTS, HITS, OUT, PROXY, REASONS, global, hits_index, program},
+    maps::{EVENTS, HITS, MASQUERADED, OUT, PROXY, REASONS, UPSTREAM, global, hits_index, program},
     packet::{Packet, parse},
     reason::Reason,
     words::header,
@@ -44,6 +44,7 @@ fn the_kernel_decides_as_the_host_does() {
     for seed in 0..TABLES {
         let mut rng = Rng::with_seed(u64::from(seed));
         let judged = rng.u32(0..4);
+        flows_of_the_proxy(&mut rng, judged, &mut bpf, &flows);
         let words = world::table(&mut rng, judged).build();
         bpf.write_table(table, &words).expect("it fits");
         let reasons = reasons(&bpf);
@@ -96,6 +97,7 @@ fn the_kernel_decides_as_the_host_does() {
         "outbound",
         "outbound_opened",
         "proxied",
+        "upstream",
         "bare_reset",
         "host_probe",
         "non_tcp",
@@ -161,6 +163,28 @@ fn without_a_table_everything_is_refused() {
         reasons(&bpf)[Reason::NoTable as usize] > before,
         "the reason was not counted"
     );
+}
+
+/// Entries that the proxy would have made, in the maps and in the model.
+fn flows_of_the_proxy(rng: &mut Rng, judged: u32, bpf: &mut Bpf, flows: &FlowModel) {
+    for name in [PROXY, UPSTREAM] {
+        let map = bpf.ebpf.map_mut(name).expect("a map of that name");
+        let mut map = BpfHashMap::try_from(map).expect("a hash of these types");
+        for _ in 0..20 {
+            let key = world::flow(rng, judged);
+            let value = ProxyValue {
+                slot: judged,
+                made_seconds: 0,
+            };
+            map.insert(Plain(key), Plain(value), 0).expect("room");
+            let mut memory = flows.memory.borrow_mut();
+            let entries = match name {
+                PROXY => &mut memory.proxied,
+                _ => &mut memory.upstream,
+            };
+            entries.insert(key, judged);
+        }
+    }
 }
 
 fn load() -> Bpf {
@@ -308,6 +332,25 @@ fn same_entries(bpf: &Bpf, flows: &FlowModel) {
         memory.proxied.len(),
         "entries of PROXY"
     );
+    let upstream: BpfHashMap<&MapData, Plain<FlowKey>, Plain<ProxyValue>> = typed(bpf, UPSTREAM);
+    assert_eq!(
+        upstream.keys().count(),
+        memory.upstream.len(),
+        "entries of UPSTREAM"
+    );
+    let makers: BpfHashMap<&MapData, Plain<FlowKey>, u32> = typed(bpf, MASQUERADED);
+    assert_eq!(
+        makers.keys().count(),
+        memory.masqueraded.len(),
+        "entries of MASQUERADED"
+    );
+    for (key, maker) in &memory.masqueraded {
+        assert_eq!(
+            makers.get(&Plain(*key), 0).ok().as_ref(),
+            Some(maker),
+            "{key:?}"
+        );
+    }
 }
 
 fn typed<'a, K: aya::Pod, V: aya::Pod>(bpf: &'a Bpf, name: &str) -> BpfHashMap<&'a MapData, K, V> {

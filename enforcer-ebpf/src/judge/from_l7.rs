@@ -11,6 +11,14 @@ use crate::{
 /// Judges what enters the node through its end of the proxy's interface. Nothing is enforced here:
 /// the proxy is ours, and [`judge_to_pod`](super::judge_to_pod) admits its packets only to flows it
 /// is known for. What is done is to short-cut the legs whose answers bypass the node's stack too.
+///
+/// Nothing is remembered here. An entry for each SYN-ACK would be one for each SYN, made by whoever
+/// sends them: a flood would fill the map and lock everybody out. The proxy makes the entry of a
+/// client's flow when it accepts the connection, so that an entry costs a whole handshake (also one
+/// by SYN cookies, of which there is no trace before) and a seat within the proxy's limits. Until
+/// then the table's "ask" steers each segment; a policy that ceases to ask in between costs the
+/// client a connection, never a verdict. The SYN-ACK reaches a policed local client because the
+/// client opened the connection.
 #[inline(always)]
 pub fn judge_from_l7<W: Words + ?Sized, F: Flows>(
     packet: &Packet,
@@ -37,12 +45,6 @@ pub fn judge_from_l7<W: Words + ?Sized, F: Flows>(
     }
     // The client leg: the proxy answers in the pod's name.
     let key = outward(packet);
-    if packet.accepts() {
-        let slot = sender.wrapping_sub(words.at(crate::words::header::PODS)) / pod::WORDS;
-        if !flows.begin_proxied(&key, slot) {
-            return Judgement::drop(Reason::RedirectUnavailable);
-        }
-    }
     // Through the node's stack, for its connection tracking and the undoing of service translation,
     // unless the client's frames are switched past that stack as well.
     if receiver != 0 && flows.is_switched(&key) {

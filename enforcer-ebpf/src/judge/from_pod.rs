@@ -52,9 +52,8 @@ pub fn judge_from_pod<W: Words + ?Sized, F: Flows>(
         return enforce(words, &from, place, not_tcp(words, packet));
     }
     if matches!(packet.part, Part::Later) {
-        let mut judgement = inherit(packet, flows, place, Hook::FromPod);
-        judgement.slot = from.slot;
-        return judgement;
+        let inherited = inherit(packet, flows, place, Hook::FromPod);
+        return enforce(words, &from, place, inherited);
     }
     let judgement = enforce(words, &from, place, tcp(words, flows, &from, packet));
     bequeath(packet, flows, place, Hook::FromPod, &judgement);
@@ -146,5 +145,10 @@ fn reply<W: Words + ?Sized, F: Flows>(
     if packet.bare_reset() {
         return Judgement::pass(Reason::BareReset);
     }
-    Judgement::new(Action::Refuse, Reason::ReplyRefused, cell)
+    let reason = if matches!(holder, Holder::Unknown) {
+        Reason::UnknownIdentity
+    } else {
+        Reason::ReplyRefused
+    };
+    Judgement::new(Action::Refuse, reason, cell)
 }

@@ -3,6 +3,7 @@
 use super::{LocalPod, Place, address_of};
 use crate::{
     decide::{pod_by_interface, pod_by_slot},
+    flow::{MADE_BY_NOBODY, MADE_BY_NODE},
     packet::Packet,
     reason::Reason,
     words::{Holder, Words, pod, pod_flags},
@@ -16,8 +17,12 @@ pub(crate) struct Source {
     pub known: bool,
     /// The node itself sent it.
     pub node: bool,
-    /// A local pod sent it from an address that is not its own: the pod's slot plus one, or 0.
-    pub masqueraded_by: u32,
+    /// Who sent it from an address that is not its own: a local pod's slot, [`MADE_BY_NODE`] or
+    /// [`MADE_BY_NOBODY`].
+    pub maker: u32,
+    /// The address does not tell who sent it: it is the node's, or one that the node has put in the
+    /// place of a local pod's.
+    pub hidden: bool,
     /// It came through a bridge from the node's address, so the sender is lost.
     pub lost: bool,
     /// It came in through a port of the bridge that the destination is a port of.
@@ -39,7 +44,8 @@ pub(crate) fn of<W: Words + ?Sized>(
         class: address.class(),
         known: true,
         node: false,
-        masqueraded_by: 0,
+        maker: MADE_BY_NOBODY,
+        hidden: false,
         lost: false,
         same_bridge: sender != 0 && bridge != 0 && words.at(sender + pod::BRIDGE) == bridge,
     };
@@ -66,13 +72,18 @@ pub(crate) fn of<W: Words + ?Sized>(
                 pod::CLASS_V4
             })
             & 0xffff;
-        source.masqueraded_by = sender.slot.wrapping_add(1);
+        source.maker = sender.slot;
+        source.hidden = true;
         return Ok(source);
     }
     match address.holder() {
         Holder::Node => {
             source.node = place.ingress == 0;
             source.lost = bridge != 0 && place.ingress == bridge;
+            source.hidden = true;
+            if source.node {
+                source.maker = MADE_BY_NODE;
+            }
         }
         Holder::Unknown => source.known = false,
         _ => {}

@@ -8,7 +8,7 @@ use super::{
 use crate::{
     decide::{decide, pod_by_interface},
     event::Hook,
-    flow::FlowKey,
+    flow::{FlowKey, MADE_BY_NOBODY},
     packet::{Kind, Packet, Part, protocol},
     reason::Reason,
     words::{Cell, Holder, Verdict, Words, header, options, pod, pod_flags},
@@ -43,9 +43,8 @@ pub fn judge_to_pod<W: Words + ?Sized, F: Flows>(
         return enforce(words, &to, place, not_tcp(words, packet));
     }
     if matches!(packet.part, Part::Later) {
-        let mut judgement = inherit(packet, flows, place, Hook::ToPod);
-        judgement.slot = to.slot;
-        return judgement;
+        let inherited = inherit(packet, flows, place, Hook::ToPod);
+        return enforce(words, &to, place, inherited);
     }
     let judgement = enforce(words, &to, place, tcp(words, flows, place, &to, packet));
     bequeath(packet, flows, place, Hook::ToPod, &judgement);
@@ -154,10 +153,16 @@ fn opening<W: Words + ?Sized, F: Flows>(
     key: &FlowKey,
     source: &Source,
 ) -> Judgement {
-    if to.is(pod_flags::PROXIED) && (flows.is_proxied(key) || flows.is_upstream(key)) {
-        match flows.socket(Namespace::Proxy, packet) {
-            Socket::Dead => flows.forget_proxied(key),
-            _ => return Judgement::new(Action::Steer, Reason::Proxied, Cell::NOTHING),
+    let mut held = false;
+    if to.is(pod_flags::PROXIED) {
+        let (proxied, upstream) = (flows.is_proxied(key), flows.is_upstream(key));
+        if proxied && lives(flows, packet) {
+            return Judgement::new(Action::Steer, Reason::Proxied, Cell::NOTHING);
+        }
+        // The leg to the pod may outlive the client's, and its socket is at the other end.
+        held = upstream && lives(flows, &packet.reversed());
+        if (proxied || upstream) && !held {
+            flows.forget_proxied(key);
         }
     }
     if flows.is_out(key) {
@@ -171,21 +176,51 @@ fn opening<W: Words + ?Sized, F: Flows>(
     }
     let (cell, allowed) = cell_for(words, to, packet, source);
     match cell.verdict() {
+        // The pod would take it for a segment of the connection that the proxy holds. The proxy
+        // opens another one for it, from another port.
+        Verdict::Allow if held => {
+            note_client(flows, to, key, source);
+            Judgement::new(Action::Steer, Reason::Proxied, Cell::NOTHING)
+        }
         Verdict::Allow => {
-            if source.masqueraded_by != 0 {
-                flows.note_masqueraded(key, source.masqueraded_by.wrapping_sub(1));
-            }
+            note_maker(flows, key, source, false);
             Judgement::new(Action::Pass, allowed, cell)
         }
         Verdict::Ask => {
-            if source.same_bridge && to.is(pod_flags::SWITCHED) {
-                flows.note_switched(key);
-            }
+            note_client(flows, to, key, source);
             Judgement::new(Action::Steer, Reason::Steered, cell)
         }
         // The pod may be too new for the table: its next attempt will meet a newer one.
         Verdict::Deny if !source.known => Judgement::drop(Reason::UnknownIdentity),
         Verdict::Deny => Judgement::new(Action::Refuse, Reason::Denied, cell),
+    }
+}
+
+/// The proxy has a socket that the packet would meet.
+#[inline(always)]
+fn lives<F: Flows>(flows: &F, packet: &Packet) -> bool {
+    !matches!(flows.socket(Namespace::Proxy, packet), Socket::Dead)
+}
+
+/// Remembers of a client what the proxy, and its answers, need to know.
+#[inline(always)]
+fn note_client<F: Flows>(flows: &F, to: &LocalPod, key: &FlowKey, source: &Source) {
+    note_maker(flows, key, source, true);
+    if source.same_bridge && to.is(pod_flags::SWITCHED) {
+        flows.note_switched(key);
+    }
+}
+
+/// Remembers who begins a flow under an address that does not tell. The answers to a local pod are
+/// judged by it, and the proxy knows its client by it: by the same identity as was judged here. The
+/// node's own flows are remembered for the proxy alone, or their number would push out the pods'.
+/// What was remembered of an earlier flow on the same tuple must not speak for this one.
+#[inline(always)]
+fn note_maker<F: Flows>(flows: &F, key: &FlowKey, source: &Source, asks: bool) {
+    let by_pod = source.hidden && source.maker < MADE_BY_NOBODY;
+    let stale = (asks || source.hidden) && flows.masqueraded_by(key).is_some();
+    if by_pod || (asks && source.hidden) || stale {
+        flows.note_masqueraded(key, source.maker);
     }
 }
 
@@ -199,7 +234,7 @@ fn following<W: Words + ?Sized, F: Flows>(
     source: &Source,
 ) -> Judgement {
     // Before the table: it may allow by now what began through the proxy.
-    if to.is(pod_flags::PROXIED) && flows.is_proxied(key) {
+    if to.is(pod_flags::PROXIED) && (flows.is_proxied(key) || flows.is_upstream(key)) {
         return Judgement::new(Action::Steer, Reason::Proxied, Cell::NOTHING);
     }
     let (cell, allowed) = cell_for(words, to, packet, source);

@@ -8,7 +8,7 @@ use aya_ebpf::{
     helpers::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use enforcer_ebpf::{
-    flow::{FlowKey, FragmentKey, FragmentValue, OUT_PER_POD_MAX, OutValue, ProxyValue},
+    flow::{FlowKey, FragmentKey, FragmentValue, OUT_PER_POD_MAX, OutValue},
     judge::{Flows, Namespace, Socket},
     packet::{Packet, WireTuple},
 };
@@ -77,17 +77,6 @@ impl Flows for KernelFlows {
                 add(count, 1);
                 true
             }
-            Err(error) => error == EEXIST,
-        }
-    }
-    #[inline(always)]
-    fn begin_proxied(&self, key: &FlowKey, slot: u32) -> bool {
-        let value = ProxyValue {
-            slot,
-            made_seconds: now_seconds(),
-        };
-        match PROXY.insert(key, value, u64::from(BPF_NOEXIST)) {
-            Ok(()) => true,
             Err(error) => error == EEXIST,
         }
     }

@@ -107,10 +107,7 @@ fn an_opening_segment_on_a_known_tuple_asks_the_sockets() {
 #[test]
 fn a_proxied_flow_stays_proxied_when_the_table_changes_its_mind() {
     let mut world = World::new();
-    assert!(
-        world.flows.begin_proxied(&key(REMOTE, ALLOWED), 0),
-        "room for one"
-    );
+    world.proxied(REMOTE, ALLOWED);
     assert_eq!(
         world.to(REMOTE, ALLOWED, ACK).0,
         Action::Pass,
@@ -157,12 +154,7 @@ fn the_proxy_reaches_a_pod_only_in_flows_it_is_known_for() {
         "even what the table allows"
     );
     assert_eq!(world.to(REMOTE, DENIED, RST).0, Action::Pass, "a refusal");
-    world
-        .flows
-        .memory
-        .borrow_mut()
-        .upstream
-        .insert(key(REMOTE, DENIED), 0);
+    world.upstream(REMOTE, DENIED);
     assert_eq!(
         world.to(REMOTE, DENIED, SYN),
         (Action::Pass, Reason::Upstream)
@@ -180,32 +172,106 @@ fn the_proxy_reaches_a_pod_only_in_flows_it_is_known_for() {
 }
 
 #[test]
-fn the_proxys_answer_makes_the_entry_and_its_own_leg_is_cut_short() {
+fn a_new_connection_never_meets_the_leg_that_the_proxy_still_holds_to_the_pod() {
+    for (client, leg, port, expected) in [
+        // The client's connection is over, the leg to the pod is not: on its tuple the pod would
+        // take the segment for one of that connection.
+        (
+            Socket::Dead,
+            Socket::Live,
+            ALLOWED,
+            (Action::Steer, Reason::Proxied),
+        ),
+        (
+            Socket::Dead,
+            Socket::Live,
+            ASKED,
+            (Action::Steer, Reason::Steered),
+        ),
+        (
+            Socket::Dead,
+            Socket::Live,
+            DENIED,
+            (Action::Refuse, Reason::Denied),
+        ),
+        (
+            Socket::Live,
+            Socket::Dead,
+            DENIED,
+            (Action::Steer, Reason::Proxied),
+        ),
+        (
+            Socket::Dead,
+            Socket::Dead,
+            ALLOWED,
+            (Action::Pass, Reason::Allowed),
+        ),
+    ] {
+        let mut world = World::new();
+        world.flag(pod_flags::PROXIED);
+        world.flows.proxy_socket = Some(client);
+        world.flows.upstream_socket = Some(leg);
+        world.proxied(REMOTE, port);
+        world.upstream(REMOTE, port);
+        let why = format!("client {client:?}, leg {leg:?}, port {port}");
+        assert_eq!(world.to(REMOTE, port, SYN), expected, "{why}");
+        let dead = (client, leg) == (Socket::Dead, Socket::Dead);
+        assert_eq!(world.flows.is_upstream(&key(REMOTE, port)), !dead, "{why}");
+    }
+}
+
+#[test]
+fn a_client_never_reaches_the_leg_to_the_pod_by_itself() {
+    let mut world = World::new();
+    world.flag(pod_flags::PROXIED);
+    world.upstream(REMOTE, ALLOWED);
+    assert_eq!(
+        world.to(REMOTE, ALLOWED, ACK),
+        (Action::Steer, Reason::Proxied),
+        "also where the table allows, and the client's own connection is over"
+    );
+    assert_eq!(
+        world.back(REMOTE, ALLOWED, ACK),
+        (Action::ToProxy, Reason::Upstream)
+    );
+}
+
+#[test]
+fn no_number_of_opening_segments_makes_an_entry_of_the_proxys() {
+    let world = World::new();
+    for flags in [SYN, SYN | ACK, ACK] {
+        let frame = answer(REMOTE, ASKED, flags);
+        assert_eq!(
+            told(world.judge(Hook::FromL7, &frame)),
+            (Action::Pass, Reason::Proxied)
+        );
+        world.to(REMOTE, ASKED, flags);
+    }
+    let memory = world.flows.memory.borrow();
+    assert!(
+        memory.proxied.is_empty(),
+        "the proxy makes them when it accepts"
+    );
+}
+
+#[test]
+fn the_proxys_answer_reaches_a_policed_local_client_before_there_is_an_entry() {
+    // The judged pod is the client here; it has opened a connection.
+    let mut world = World::new();
+    assert_eq!(world.back(REMOTE, ASKED, SYN).0, Action::Pass);
+    world.ingress = L7;
+    assert_eq!(
+        world.to(REMOTE, ASKED, SYN | ACK),
+        (Action::Pass, Reason::Outbound)
+    );
+}
+
+#[test]
+fn the_proxys_own_leg_is_cut_short() {
     let mut world = World::new();
     world.table.pods[0].interface = SERVER_IF;
     let from_l7 = |world: &World, frame: &Frame| world.judge(Hook::FromL7, frame);
-    assert_eq!(
-        from_l7(&world, &answer(REMOTE, ASKED, ACK)).action,
-        Action::Pass
-    );
-    assert!(
-        !world.flows.is_proxied(&key(REMOTE, ASKED)),
-        "an ACK begins nothing"
-    );
-    assert_eq!(
-        from_l7(&world, &answer(REMOTE, ASKED, SYN | ACK)).action,
-        Action::Pass
-    );
-    assert!(
-        world.flows.is_proxied(&key(REMOTE, ASKED)),
-        "a SYN-ACK does"
-    );
-    world
-        .flows
-        .memory
-        .borrow_mut()
-        .upstream
-        .insert(key(REMOTE, ASKED), 0);
+    world.upstream(REMOTE, ASKED);
     let leg = from_l7(&world, &request(REMOTE, ASKED, SYN));
     assert_eq!((leg.action, leg.target), (Action::ToPod, SERVER_IF));
     assert_eq!(
@@ -232,6 +298,15 @@ fn switched_clients_are_remembered_only_where_the_bridge_hides_them() {
         assert_eq!(world.to(CLIENT, ASKED, SYN).0, Action::Steer);
         assert_eq!(
             world.flows.is_switched(&key(CLIENT, ASKED)),
+            noted,
+            "{flags} {ingress}"
+        );
+        // Also of a client that the table allows, and that goes through the proxy all the same.
+        world.flag(pod_flags::PROXIED);
+        world.upstream(CLIENT, ALLOWED);
+        assert_eq!(world.to(CLIENT, ALLOWED, SYN).0, Action::Steer);
+        assert_eq!(
+            world.flows.is_switched(&key(CLIENT, ALLOWED)),
             noted,
             "{flags} {ingress}"
         );

@@ -1,5 +1,6 @@
 //! The order of judgement, rule by rule and hole by hole, on the host.
 
+mod clients;
 mod flows;
 mod table;
 mod world;

@@ -2,7 +2,8 @@
 
 use enforcer_ebpf::{
     event::Hook,
-    judge::{Action, judge_to_pod},
+    flow::{MADE_BY_NOBODY, MADE_BY_NODE},
+    judge::{Action, Flows as _, judge_to_pod},
     packet::parse,
     reason::Reason,
     words::{options, pod_flags},
@@ -89,6 +90,11 @@ fn masqueraded_pods_keep_the_identity_of_their_interface() {
         (Action::Pass, Reason::Allowed),
         "and its answers"
     );
+    assert_eq!(
+        world.flows.masqueraded_by(&key(NODE, ALLOWED)),
+        Some(1),
+        "by the client's slot"
+    );
     let lost = World::new().from(BRIDGE);
     let judgement = lost.judge(Hook::ToPod, &request(NODE, ALLOWED, SYN));
     assert_eq!(
@@ -97,6 +103,42 @@ fn masqueraded_pods_keep_the_identity_of_their_interface() {
         "without identity"
     );
     assert!(judgement.masqueraded, "and warned about");
+}
+
+#[test]
+fn who_hides_behind_the_nodes_address_is_remembered_for_the_proxy() {
+    for (ingress, remote, maker) in [
+        (CLIENT_IF, NODE, Some(1)),
+        // Whatever address the node has given it.
+        (CLIENT_IF, OUTSIDE, Some(1)),
+        (0, NODE, Some(MADE_BY_NODE)),
+        (BRIDGE, NODE, Some(MADE_BY_NOBODY)),
+        (UPLINK, NODE, Some(MADE_BY_NOBODY)),
+        (UPLINK, REMOTE, None),
+        (CLIENT_IF, CLIENT, None),
+    ] {
+        let mut world = World::new().from(ingress);
+        // Here the node may ask as well: its class is anybody's.
+        world.table.scopes[0].classes.clear();
+        let why = format!("{remote} from {ingress}");
+        assert_eq!(world.to(remote, ASKED, SYN).0, Action::Steer, "{why}");
+        let noted = |world: &World, port| world.flows.masqueraded_by(&key(remote, port));
+        assert_eq!(noted(&world, ASKED), maker, "{why}");
+        world.to(remote, ALLOWED, SYN);
+        let pods = maker.filter(|maker| *maker < MADE_BY_NOBODY);
+        assert_eq!(
+            noted(&world, ALLOWED),
+            pods,
+            "{why}: the node's own flows are of no use to anybody where nothing is asked"
+        );
+        for port in [ASKED, ALLOWED] {
+            world.flows.note_masqueraded(&key(remote, port), 0);
+            world.to(remote, port, SYN);
+            let stale = noted(&world, port) == Some(0);
+            let told = port == ALLOWED && maker.is_none();
+            assert_eq!(stale, told, "{why}: an older flow speaks for this one");
+        }
+    }
 }
 
 #[test]
@@ -143,6 +185,11 @@ fn an_unknown_pod_is_never_judged_as_without_identity() {
     assert_eq!(
         world.to(OUTSIDE, ALLOWED, SYN),
         (Action::Pass, Reason::Allowed)
+    );
+    assert_eq!(
+        world.back(STRANGER, ALLOWED, ACK),
+        (Action::Refuse, Reason::UnknownIdentity),
+        "and its answers are refused for the same reason"
     );
 }
 
@@ -205,6 +252,48 @@ fn later_fragments_meet_what_the_first_one_met() {
             unknown,
             "of another datagram"
         );
+    }
+}
+
+#[test]
+fn roll_out_modes_hold_for_later_fragments_too() {
+    let mut later = request(REMOTE, DENIED, ACK);
+    later.body = tcp_segment(CLIENT_PORT, DENIED, ACK, 100);
+    let part = |offset, more| Fragment {
+        id: 3,
+        offset,
+        more,
+    };
+    let mut first = later.clone();
+    first.fragment = Some(part(0, true));
+    later.fragment = Some(part(15, false));
+    for (options, flags, expected) in [
+        (options::AUDIT_MODE, 0, Reason::AuditWouldDeny),
+        (0, pod_flags::PAUSED, Reason::Paused),
+    ] {
+        let mut world = World::new();
+        for seen in [false, true] {
+            if seen {
+                let refused = told(world.judge(Hook::ToPod, &first));
+                assert_eq!(refused, (Action::Refuse, Reason::Denied));
+            }
+            let enforced = (world.table.options, world.table.pods[0].flags);
+            world.table.options |= options;
+            world.flag(flags);
+            assert_eq!(
+                told(world.judge(Hook::ToPod, &later)),
+                (Action::Pass, expected),
+                "first one seen: {seen}"
+            );
+            let mut back = later.clone();
+            (back.source, back.destination) = (later.destination, later.source);
+            assert_eq!(
+                told(world.judge(Hook::FromPod, &back)),
+                (Action::Pass, expected),
+                "first one seen: {seen}"
+            );
+            (world.table.options, world.table.pods[0].flags) = enforced;
+        }
     }
 }
 

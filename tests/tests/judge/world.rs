@@ -135,6 +135,18 @@ impl World {
         told(self.judge(Hook::FromPod, &answer(destination, port, flags)))
     }
 
+    /// A client's flow to the server pod began through the proxy.
+    pub fn proxied(&self, remote: u8, port: u16) {
+        let mut memory = self.flows.memory.borrow_mut();
+        memory.proxied.insert(key(remote, port), 0);
+    }
+
+    /// The proxy has a leg of its own to the server pod.
+    pub fn upstream(&self, remote: u8, port: u16) {
+        let mut memory = self.flows.memory.borrow_mut();
+        memory.upstream.insert(key(remote, port), 0);
+    }
+
     pub fn flag(&mut self, flag: u32) {
         self.table.pods[0].flags |= flag;
     }

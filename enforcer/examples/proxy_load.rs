@@ -12,7 +12,8 @@ use std::{
 };
 
 use enforcer::proxy::{
-    Decision, Event, Flow, Flows, Judge, ProxyConfig, Reporter, Ruling, UpstreamTarget, start,
+    Decision, Event, Flow, Flows, Judge, Maker, ProxyConfig, Reporter, Ruling, UpstreamTarget,
+    start,
 };
 use policyc::{
     ir::{
@@ -34,7 +35,7 @@ struct World {
 }
 
 impl Judge for World {
-    fn ruling(&self, _: SocketAddr, _: SocketAddr) -> Option<Ruling> {
+    fn ruling(&self, _: Flow, _: Maker) -> Option<Ruling> {
         Some(Ruling {
             epoch: 1,
             decision: Decision::Ask {
@@ -52,6 +53,9 @@ impl Judge for World {
 }
 
 impl Flows for World {
+    fn client_opened(&self, _: Flow) -> Maker {
+        Maker::Unknown
+    }
     fn upstream_opening(&self, _: Flow) -> io::Result<()> {
         Ok(())
     }

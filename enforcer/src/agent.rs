@@ -3,6 +3,7 @@
 //! [`start`](start::start) brings it up. Every order goes through one lock, so that activations
 //! follow one another; packets never wait for it.
 
+mod proxied;
 pub mod start;
 mod status;
 mod takeover;
@@ -10,7 +11,7 @@ mod takeover;
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Instant,
 };
 
@@ -26,6 +27,7 @@ use crate::{
     attach::Hook,
     flows::{FlowsError, OutFlows, Owner},
     inventory::{Inventory, LocalPod, PodName},
+    proxy_host::Watched,
     report::{
         Reporter,
         counters::{Counters, CountersError},
@@ -39,6 +41,8 @@ pub struct Agent {
     /// What judges now; read by the proxy for each connection.
     pub active: ArcSwapOption<Generation>,
     pub reporter: Arc<Reporter>,
+    /// The proxy, once it runs.
+    pub proxy: OnceLock<Watched>,
     /// Epoch of the last activation.
     pub(crate) changes: watch::Sender<u64>,
     settings: Settings,
@@ -85,9 +89,14 @@ impl Agent {
         self.publish(&mut state, loaded, prepared)
     }
 
-    /// Forgets outbound connections that are over. Blocks while the kernel is asked for sockets.
+    /// Forgets outbound connections that are over, and which pods had connections through the proxy.
+    /// Blocks while the kernel is asked for sockets.
     pub fn clean(&self) -> Result<usize, OrderError> {
         let state = &mut *self.state();
+        if let Some(active) = &*self.active.load() {
+            let busy = self.proxy.get().map(Watched::slots).unwrap_or_default();
+            proxied::clear(&state.tables, active, &busy);
+        }
         let slots = Before::of(&state.tables).slots(&state.inventory);
         let owners = owners(&state.inventory, &slots);
         Ok(state.out.clean(&owners)?)

@@ -19,7 +19,7 @@ use enforcer_ebpf::{
     words::LOCAL_PODS_MAX,
 };
 
-pub use sockets::{Socket, SocketsError, connections, tcp_sockets};
+pub use sockets::{Socket, SocketsError, connections, live_connections, tcp_sockets};
 
 use crate::{
     netns::{Netns, NetnsError},

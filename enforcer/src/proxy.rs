@@ -83,7 +83,7 @@ pub enum UpstreamTarget {
 pub trait Judge: Send + Sync + 'static {
     /// What the active table says about a client and a pod's port. `None`: there is no table, and
     /// everything is refused.
-    fn ruling(&self, client: SocketAddr, pod: SocketAddr) -> Option<Ruling>;
+    fn ruling(&self, flow: Flow, maker: Maker) -> Option<Ruling>;
 
     /// Changes whenever another table becomes active.
     fn changes(&self) -> watch::Receiver<u64>;
@@ -122,8 +122,22 @@ pub struct Flow {
     pub remote: SocketAddr,
 }
 
+/// Who began a client's connection, as the kernel has seen it. The client's address does not tell
+/// where it is the node's: pods behind it are judged in their own name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Maker {
+    /// The local pod in that slot.
+    Pod(u32),
+    /// The node itself.
+    Node,
+    /// Whoever holds the client's address.
+    Unknown,
+}
+
 /// Keeps the kernel's memory of the proxy's connections.
 pub trait Flows: Send + Sync + 'static {
+    /// A client's connection is accepted. Says who began it.
+    fn client_opened(&self, flow: Flow) -> Maker;
     /// Called before the proxy's leg to the pod sends its first segment; an error refuses it.
     fn upstream_opening(&self, flow: Flow) -> io::Result<()>;
     /// The leg to the pod is closed.

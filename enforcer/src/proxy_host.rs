@@ -1,19 +1,25 @@
 //! What the proxy asks of the agent: the active table's ruling, the kernel's memory of its flows,
 //! and an ear for its verdicts.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io,
+    sync::{Arc, atomic::Ordering},
+};
 
 use policyc::{
     ir::RuleRef,
     request::{DryRunHit, Expected, Hit, Http, Layer},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::{
     agent::Agent,
     netns::Netns,
-    proxy::{self, Event, Flow, Flows, Judge, Proxy, ProxyConfig, Ruling, Spoken},
-    proxy_flows::{ProxyFlows, ProxyFlowsError, key},
+    proxy::{self, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Ruling, Spoken, Stats},
+    proxy_flows::{Leg, ProxyFlows, key},
     report::{Verdict, VerdictLine, line},
 };
 
@@ -26,71 +32,186 @@ pub struct ProxyStartError {
     source: io::Error,
 }
 
+/// A running proxy, as the agent sees it.
+pub struct Watched {
+    stats: Arc<Stats>,
+    flows: Arc<ProxyFlows>,
+    connections_max: usize,
+}
+
+/// What the proxy has done, for `enforcer status`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ProxyStatus {
+    /// Connections of clients that are open.
+    pub open: usize,
+    pub connections_max: usize,
+    pub accepted: u64,
+    /// Connections reset because the proxy, or their source, had as many as it may.
+    pub over_limit: u64,
+    /// Requests and connections.
+    pub allowed: u64,
+    pub refused: u64,
+}
+
+impl Watched {
+    /// What the proxy has done so far.
+    pub fn status(&self) -> ProxyStatus {
+        let stats = &self.stats;
+        ProxyStatus {
+            open: stats.open.load(Ordering::Relaxed),
+            connections_max: self.connections_max,
+            accepted: stats.accepted.load(Ordering::Relaxed),
+            over_limit: stats.over_limit.load(Ordering::Relaxed),
+            allowed: stats.allowed.load(Ordering::Relaxed),
+            refused: stats.refused.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Slots of the pods that have connections through the proxy.
+    pub fn slots(&self) -> BTreeSet<u32> {
+        self.flows.slots()
+    }
+}
+
 /// Starts the proxy in its namespace and hands its listener to the kernel. It ends when dropped;
 /// what would be steered to it is refused from then on.
 pub fn start(agent: Arc<Agent>, flows: ProxyFlows, netns: Netns) -> Result<Proxy, ProxyStartError> {
     let name = netns.path().display().to_string();
-    let flows = Arc::new(KernelFlows {
-        maps: flows,
-        agent: agent.clone(),
-    });
-    let listening = flows.clone();
-    proxy::start(
-        ProxyConfig::default(),
-        agent.clone(),
-        flows,
-        agent,
-        move || netns.move_here().map_err(io::Error::other),
-        move |listener| listening.maps.listen(listener).map_err(io::Error::other),
-    )
-    .map_err(|source| ProxyStartError {
+    run(agent, Arc::new(flows), netns).map_err(|source| ProxyStartError {
         netns: name,
         source,
     })
 }
 
+fn run(agent: Arc<Agent>, maps: Arc<ProxyFlows>, netns: Netns) -> io::Result<Proxy> {
+    let descriptors = descriptors();
+    let config = within(descriptors, ProxyConfig::default());
+    tracing::info!(
+        descriptors,
+        connections_max = config.connections_max,
+        connections_per_source_max = config.connections_per_source_max,
+        "limits of the proxy"
+    );
+    let netns = Arc::new(netns);
+    let enter = move || netns.move_here().map_err(io::Error::other);
+    maps.forget_the_ended(enter.clone())?;
+    let (listening, connections_max) = (maps.clone(), config.connections_max);
+    let flows = Arc::new(KernelFlows {
+        maps: maps.clone(),
+        agent: agent.clone(),
+    });
+    let proxy = proxy::start(
+        config,
+        agent.clone(),
+        flows,
+        agent.clone(),
+        enter,
+        move |l| listening.listen(l).map_err(io::Error::other),
+    )?;
+    let watched = Watched {
+        stats: proxy.stats().clone(),
+        flows: maps,
+        connections_max,
+    };
+    match agent.proxy.set(watched) {
+        Ok(()) => Ok(proxy),
+        Err(_) => Err(io::Error::other("the agent has a proxy already")),
+    }
+}
+
+/// Descriptors kept for everything but connections.
+const DESCRIPTORS_KEPT: u64 = 512;
+/// The client's and the one to the pod.
+const DESCRIPTORS_PER_CONNECTION: u64 = 2;
+
+/// Raises the limit of open descriptors as far as it may go: by default it is a thousand. Returns it.
+fn descriptors() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::warn!(%error, "cannot raise the limit of open descriptors");
+            limit.current
+        }
+    };
+    current.unwrap_or(u64::MAX)
+}
+
+/// No more connections than there are descriptors for: one more would only be accepted to fail. One
+/// source has the same part of them as ever.
+fn within(descriptors: u64, mut config: ProxyConfig) -> ProxyConfig {
+    let connections = descriptors.saturating_sub(DESCRIPTORS_KEPT) / DESCRIPTORS_PER_CONNECTION;
+    let connections = usize::try_from(connections).unwrap_or(usize::MAX).max(1);
+    if connections < config.connections_max {
+        let sources = (config.connections_max / config.connections_per_source_max).max(1);
+        config.connections_max = connections;
+        config.connections_per_source_max = (connections / sources).max(1);
+    }
+    config
+}
+
 struct KernelFlows {
-    maps: ProxyFlows,
+    maps: Arc<ProxyFlows>,
     agent: Arc<Agent>,
 }
 
-impl Flows for KernelFlows {
-    fn upstream_opening(&self, flow: Flow) -> io::Result<()> {
+impl KernelFlows {
+    /// Slot of the pod that a flow goes to.
+    fn slot(&self, flow: Flow) -> io::Result<u32> {
         let active = self.agent.active.load();
-        let slot = active
+        active
             .as_ref()
-            .and_then(|generation| generation.slots.get(&flow.pod.ip()))
-            .ok_or_else(|| io::Error::other("no pod of this node holds the address"))?;
-        self.maps
-            .upstream_opens(key(flow.pod, flow.remote), *slot)
-            .map_err(io::Error::other)
-    }
-
-    fn upstream_closed(&self, flow: Flow) {
-        told(self.maps.upstream_closed(key(flow.pod, flow.remote)));
-    }
-
-    fn client_closed(&self, flow: Flow) {
-        told(self.maps.proxied_closed(key(flow.pod, flow.remote)));
+            .and_then(|generation| generation.slots.get(&flow.pod.ip()).copied())
+            .ok_or_else(|| io::Error::other("no pod of this node holds the address"))
     }
 }
 
-/// An entry that stays is found by nobody: its socket is gone, and the kernel's sockets are asked.
-fn told(result: Result<(), ProxyFlowsError>) {
-    if let Err(error) = result {
-        tracing::warn!(
-            error = crate::chain(&error),
-            "a flow of the proxy is not forgotten"
-        );
+impl Flows for KernelFlows {
+    fn client_opened(&self, flow: Flow) -> Maker {
+        let key = key(flow.pod, flow.remote);
+        let made = self.slot(flow).and_then(|slot| {
+            let begun = self.maps.begins(Leg::Client, key, slot);
+            begun.map_err(io::Error::other)
+        });
+        if let Err(error) = made {
+            // Until a table ceases to ask, its segments are steered all the same.
+            tracing::debug!(%error, "a client's flow is not remembered");
+        }
+        self.maps.take_maker(key).unwrap_or_else(|error| {
+            let error = crate::chain(&error);
+            tracing::warn!(error, "a client is taken for nobody");
+            Maker::Unknown
+        })
+    }
+
+    fn upstream_opening(&self, flow: Flow) -> io::Result<()> {
+        let key = key(flow.pod, flow.remote);
+        let begun = self.maps.begins(Leg::Pod, key, self.slot(flow)?);
+        begun.map_err(|error| {
+            self.maps.ends(Leg::Pod, key);
+            io::Error::other(error)
+        })
+    }
+
+    fn upstream_closed(&self, flow: Flow) {
+        self.maps.ends(Leg::Pod, key(flow.pod, flow.remote));
+    }
+
+    fn client_closed(&self, flow: Flow) {
+        self.maps.ends(Leg::Client, key(flow.pod, flow.remote));
     }
 }
 
 impl Judge for Agent {
-    fn ruling(&self, client: SocketAddr, pod: SocketAddr) -> Option<Ruling> {
+    fn ruling(&self, flow: Flow, maker: Maker) -> Option<Ruling> {
         let active = self.active.load();
         active
             .as_ref()
-            .map(|generation| generation.rules.ruling(client, pod))
+            .map(|generation| generation.rules.ruling(flow, maker))
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -178,5 +299,32 @@ fn spoken(spoken: &Spoken<'_>) -> (&'static str, Option<Http>) {
         ),
         Spoken::Tls { .. } => ("tls", None),
         Spoken::Tcp => ("tcp", None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_no_more_than_descriptors_allow() {
+        for (descriptors, connections, per_source) in [
+            (0, 1, 1),
+            (514, 1, 1),
+            (1_024, 256, 64),
+            (4_096, 1_792, 448),
+            (524_288, 16_384, 4_096),
+        ] {
+            let config = within(descriptors, ProxyConfig::default());
+            let found = (config.connections_max, config.connections_per_source_max);
+            assert_eq!(found, (connections, per_source), "{descriptors}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_descriptors_is_the_hard_one() {
+        let hard = getrlimit(Resource::Nofile).maximum;
+        assert_eq!(Some(descriptors()), hard.or(Some(u64::MAX)));
+        assert_eq!(getrlimit(Resource::Nofile).current, hard);
     }
 }

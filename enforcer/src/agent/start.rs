@@ -9,7 +9,9 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError, RingBuf};
-use enforcer_ebpf::maps::{EVENTS, HITS, LISTENERS, OUT, OUT_COUNT, PROXY, REASONS, UPSTREAM};
+use enforcer_ebpf::maps::{
+    EVENTS, HITS, LISTENERS, MASQUERADED, OUT, OUT_COUNT, PROXY, REASONS, UPSTREAM,
+};
 use futures_util::FutureExt;
 use tokio::net::UnixListener;
 
@@ -218,10 +220,12 @@ async fn bring_up(
     let proxy_flows = ProxyFlows::new(
         take(&mut object.ebpf, UPSTREAM)?,
         take(&mut object.ebpf, PROXY)?,
+        take(&mut object.ebpf, MASQUERADED)?,
         take(&mut object.ebpf, LISTENERS)?,
     )?;
-    // Its sockets ended with the agent that held them.
-    proxy_flows.forget_all()?;
+    // The kernel may still be ending the sockets of the agent that held them.
+    let left = proxy_flows.adopt();
+    tracing::debug!(left, "flows of an earlier proxy");
     let reporter = Arc::new(Reporter::new());
     reporter.name_pods(&first.inventory.cluster);
     let Object { mut ebpf, tables } = object;
@@ -237,6 +241,7 @@ async fn bring_up(
         }),
         active: arc_swap::ArcSwapOption::empty(),
         reporter,
+        proxy: Default::default(),
         changes: tokio::sync::watch::Sender::new(0),
         settings: options.settings.clone(),
         hook: options.hook,

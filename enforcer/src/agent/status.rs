@@ -5,10 +5,11 @@ use std::{collections::BTreeMap, time::UNIX_EPOCH};
 use policyc::link::LinkedPod;
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, OrderError};
+use super::{Agent, OrderError, proxied};
 use crate::{
     apply::{Generation, Times},
     inventory::{Enrolment, Inventory, LocalPod},
+    proxy_host::{ProxyStatus, Watched},
     report::{counters::HitCount, line},
 };
 
@@ -38,6 +39,8 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// Packets by reason.
     pub counters: BTreeMap<String, u64>,
+    /// `None` where no proxy runs.
+    pub proxy: Option<ProxyStatus>,
     pub hits: Vec<HitCount>,
 }
 
@@ -69,6 +72,8 @@ pub struct PodStatus {
     pub scope: u32,
     /// Some verdicts need userspace.
     pub asks: bool,
+    /// Flows that began through the proxy may be left, or may begin.
+    pub proxied: bool,
     /// Connections that the pod has opened and that are remembered.
     pub outbound: u64,
 }
@@ -89,6 +94,7 @@ impl Agent {
                 not_enforced: (!pod.enrolled).then(|| not_enforced(local)),
                 scope: scopes.get(&pod.scope_v4).copied().unwrap_or(0),
                 asks: pod.asks,
+                proxied: proxied::is_set(&state.tables, pod.slot),
                 outbound: state.out.count(pod.slot),
             }
         });
@@ -99,6 +105,7 @@ impl Agent {
             not_enforced: Some(reason.to_string()),
             scope: 0,
             asks: false,
+            proxied: false,
             outbound: 0,
         });
         let pods = guarded.chain(lost).collect();
@@ -141,6 +148,7 @@ impl Agent {
                 .into_iter()
                 .map(|(reason, count)| (reason.name().into(), count))
                 .collect(),
+            proxy: self.proxy.get().map(Watched::status),
             hits: state.counters.hits(&live)?,
         })
     }

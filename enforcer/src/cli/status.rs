@@ -78,6 +78,18 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
             pod.outbound
         )?;
     }
+    if let Some(proxy) = &status.proxy {
+        writeln!(
+            out,
+            "proxy    {} of {} connections open, {} accepted, {} over the limit; {} allowed, {} refused",
+            proxy.open,
+            proxy.connections_max,
+            proxy.accepted,
+            proxy.over_limit,
+            proxy.allowed,
+            proxy.refused
+        )?;
+    }
     writeln!(out, "packets")?;
     for (reason, count) in &status.counters {
         writeln!(out, "  {reason:32} {count:>12}")?;

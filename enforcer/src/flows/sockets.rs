@@ -50,9 +50,22 @@ impl Socket {
 
 /// Every TCP socket of the calling thread's namespace.
 pub fn tcp_sockets() -> Result<Vec<Socket>, SocketsError> {
+    of_both_families(&StateFlags::all())
+}
+
+/// The connections of the calling thread's namespace that are not over, those that are being opened
+/// included.
+pub fn live_connections() -> Result<Vec<FlowKey>, SocketsError> {
+    // Left out by the kernel: a busy proxy leaves many that only wait for stray segments.
+    let over = StateFlags::LISTEN | StateFlags::CLOSE | StateFlags::TIME_WAIT;
+    let sockets = of_both_families(&StateFlags::all().difference(over))?;
+    Ok(sockets.into_iter().map(|socket| socket.key).collect())
+}
+
+fn of_both_families(states: &StateFlags) -> Result<Vec<Socket>, SocketsError> {
     let mut sockets = Vec::new();
     for family in [AF_INET, AF_INET6] {
-        dump(family, &mut sockets)?;
+        dump(family, states, &mut sockets)?;
     }
     Ok(sockets)
 }
@@ -86,14 +99,14 @@ pub fn ephemeral_ports() -> RangeInclusive<u16> {
     }
 }
 
-fn dump(family: u8, sockets: &mut Vec<Socket>) -> Result<(), SocketsError> {
+fn dump(family: u8, states: &StateFlags, sockets: &mut Vec<Socket>) -> Result<(), SocketsError> {
     let failed = |operation| move |source| SocketsError::Diag { operation, source };
     let mut socket = netlink_sys::Socket::new(NETLINK_SOCK_DIAG).map_err(failed("open"))?;
     socket.bind_auto().map_err(failed("bind to"))?;
     socket
         .connect(&SocketAddr::new(0, 0))
         .map_err(failed("connect to"))?;
-    let request = request(family);
+    let request = request(family, states);
     socket.send(&request, 0).map_err(failed("ask"))?;
     loop {
         let (answer, _) = socket.recv_from_full().map_err(failed("read"))?;
@@ -103,7 +116,7 @@ fn dump(family: u8, sockets: &mut Vec<Socket>) -> Result<(), SocketsError> {
     }
 }
 
-fn request(family: u8) -> Vec<u8> {
+fn request(family: u8, states: &StateFlags) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
     header.flags = NLM_F_REQUEST | NLM_F_DUMP;
     let any = if family == AF_INET {
@@ -117,7 +130,7 @@ fn request(family: u8) -> Vec<u8> {
             family,
             protocol: IPPROTO_TCP,
             extensions: ExtensionFlags::empty(),
-            states: StateFlags::all(),
+            states: states.clone(),
             socket_id: any,
         })),
     );
@@ -227,5 +240,14 @@ mod tests {
             !opened.iter().any(|key| key.pod_port == address.port()),
             "the server's end does not"
         );
+        let live = |end: u16| {
+            let live = live_connections().expect("as above");
+            live.iter().filter(|key| key.pod_port == end).count()
+        };
+        // Nobody has accepted it: the server's end is alive all the same. The listener is none.
+        assert_eq!((live(port), live(address.port())), (1, 1));
+        drop(client);
+        drop(listener);
+        assert_eq!((live(port), live(address.port())), (0, 0));
     }
 }

@@ -11,7 +11,9 @@ use policyc::{
     request::{Authorizer, Cause, Expected, Wire},
 };
 
-use super::{Decision, Event, Flow, Flows, Judge, ProxyConfig, Reporter, Spoken, listener::Stats};
+use super::{
+    Decision, Event, Flow, Flows, Judge, Maker, ProxyConfig, Reporter, Spoken, listener::Stats,
+};
 
 /// What all connections share.
 pub(super) struct Shared {
@@ -19,7 +21,7 @@ pub(super) struct Shared {
     pub judge: Arc<dyn Judge>,
     pub flows: Arc<dyn Flows>,
     pub reporter: Arc<dyn Reporter>,
-    pub stats: Stats,
+    pub stats: Arc<Stats>,
 }
 
 /// A client's connection. Dropped when its last user is.
@@ -27,23 +29,42 @@ pub(super) struct Conn {
     pub shared: Arc<Shared>,
     pub client: SocketAddr,
     pub pod: SocketAddr,
+    maker: Maker,
 }
 
 impl Drop for Conn {
     fn drop(&mut self) {
-        let flow = Flow {
-            pod: self.pod,
-            remote: self.client,
-        };
-        self.shared.flows.client_closed(flow);
+        self.shared.flows.client_closed(self.flow());
     }
 }
 
 impl Conn {
+    /// An accepted connection.
+    pub fn new(shared: Arc<Shared>, client: SocketAddr, pod: SocketAddr) -> Self {
+        let flow = Flow {
+            pod,
+            remote: client,
+        };
+        let maker = shared.flows.client_opened(flow);
+        Self {
+            shared,
+            client,
+            pod,
+            maker,
+        }
+    }
+
+    fn flow(&self) -> Flow {
+        Flow {
+            pod: self.pod,
+            remote: self.client,
+        }
+    }
+
     /// The verdict of the policies that are in force now, reported. Without a table everything is
     /// refused.
     pub fn judge(&self, wire: Wire, sni: Option<&str>, http: Option<&HttpRequest<'_>>) -> Outcome {
-        let Some(ruling) = self.shared.judge.ruling(self.client, self.pod) else {
+        let Some(ruling) = self.shared.judge.ruling(self.flow(), self.maker) else {
             return settled(Expected::Deny, Cause::NoAllowMatched, None, http);
         };
         let outcome = match &ruling.decision {
@@ -77,7 +98,7 @@ impl Conn {
 
     /// Whether a request might be judged as such on this port, by the table in force now.
     pub fn may_speak_http(&self) -> bool {
-        match self.shared.judge.ruling(self.client, self.pod) {
+        match self.shared.judge.ruling(self.flow(), self.maker) {
             Some(ruling) => match ruling.decision {
                 Decision::Ask { residual, .. } => residual.may_speak_http(),
                 // Settled or not, a request can be answered as one.

@@ -63,8 +63,11 @@ pub(super) fn clean(parts: &mut Parts) -> Result<Head, BadHead> {
         Some(target) => target.as_str().to_string(),
         None => return Err(BadHead::Target),
     };
+    if named_by_connection(&parts.headers).any(|name| is_needed(&name)) {
+        return Err(BadHead::Connection);
+    }
     let websocket = wants_websocket(parts);
-    remove_hop_by_hop(&mut parts.headers)?;
+    remove_hop_by_hop(&mut parts.headers);
     if websocket {
         let headers = &mut parts.headers;
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -144,25 +147,26 @@ fn wants_websocket(parts: &Parts) -> bool {
         && offers(&CONNECTION, "upgrade")
 }
 
-/// Takes away what concerns one hop. What `Connection` names goes too, before the judgement: a rule
-/// must not see a header that the pod will not.
-pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadHead> {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .flat_map(|line| line.as_bytes().split(|b| *b == b','))
-        .filter_map(|word| HeaderName::from_bytes(word.trim_ascii()).ok())
-        .collect();
-    if named
-        .iter()
-        .any(|n| [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(n))
-    {
-        return Err(BadHead::Connection);
-    }
+/// The headers that `Connection` names.
+fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    let lines = headers.get_all(CONNECTION).iter();
+    let words = lines.flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    words.filter_map(|word| HeaderName::from_bytes(word.trim_ascii()).ok())
+}
+
+/// Frames or routes the message: it concerns no hop alone, whatever `Connection` says.
+fn is_needed(name: &HeaderName) -> bool {
+    [HOST, CONTENT_LENGTH, TRANSFER_ENCODING].contains(name)
+}
+
+/// Takes away what concerns one hop. What `Connection` names goes too, of a request before the
+/// judgement: a rule must not see a header that the pod will not.
+pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = named_by_connection(headers).collect();
     // RFC 9110, 10.1.4: a proxy may pass on that it takes trailers, and gRPC insists on it.
     let trailers = headers.get_all(TE).iter().any(|v| v == "trailers");
     for name in named {
-        if name != TRAILER {
+        if name != TRAILER && !is_needed(&name) {
             headers.remove(name);
         }
     }
@@ -176,7 +180,6 @@ pub(super) fn remove_hop_by_hop(headers: &mut HeaderMap) -> Result<(), BadHead> 
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
-    Ok(())
 }
 
 /// The library's headers, as rules see them.
@@ -288,6 +291,28 @@ mod tests {
         let mut names: Vec<&str> = parts.headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["host", "te", "x-other"]);
+    }
+
+    #[test]
+    fn an_answer_loses_what_concerns_one_hop_whatever_its_connection_names() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            ("connection", "content-length, x-secret, keep-alive"),
+            ("content-length", "5"),
+            ("x-secret", "1"),
+            ("x-other", "1"),
+            ("keep-alive", "5"),
+            ("proxy-authenticate", "Basic"),
+            ("upgrade", "h2c"),
+            ("transfer-encoding", "chunked"),
+        ] {
+            let name = HeaderName::from_static(name);
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        remove_hop_by_hop(&mut headers);
+        let mut names: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["content-length", "x-other"]);
     }
 
     #[test]

@@ -180,8 +180,7 @@ impl Session {
     ) -> Response<Body> {
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         if !switched {
-            // Nothing in an answer can be refused for naming a header that frames it.
-            let _named = head::remove_hop_by_hop(response.headers_mut());
+            head::remove_hop_by_hop(response.headers_mut());
             return response.map(Either::Left);
         }
         let (Some(original), Some(on_client)) = (original, on_client) else {
@@ -189,7 +188,7 @@ impl Session {
             return unavailable();
         };
         let on_pod = upgrade::on(&mut response);
-        let _named = head::remove_hop_by_hop(response.headers_mut());
+        head::remove_hop_by_hop(response.headers_mut());
         let headers = response.headers_mut();
         headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(UPGRADE, HeaderValue::from_static("websocket"));

@@ -49,7 +49,7 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    pub fn stats(&self) -> &Stats {
+    pub fn stats(&self) -> &Arc<Stats> {
         &self.shared.stats
     }
 }
@@ -98,7 +98,7 @@ pub fn start(
         judge,
         flows,
         reporter,
-        stats: Stats::default(),
+        stats: Arc::default(),
         config,
     });
     let address = shared.config.listen;
@@ -187,11 +187,7 @@ async fn serve(shared: Arc<Shared>, mut stream: TcpStream, client: SocketAddr) -
     let pod = plain(stream.local_addr()?);
     stream.set_nodelay(true)?;
     let within = shared.config.sniff_timeout;
-    let conn = Arc::new(Conn {
-        shared,
-        client,
-        pod,
-    });
+    let conn = Arc::new(Conn::new(shared, client, pod));
     let (spoken, read) = sniff::sniff(&mut stream, within).await?;
     let version = match &spoken {
         Spoken::Http1 if conn.may_speak_http() => Version::HTTP_11,

@@ -1,13 +1,10 @@
 //! What judges, from a linked table: the words for who and where, the residuals for what is said.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use enforcer_ebpf::{
     decide::{address_v4, address_v6, decide, pod_by_slot},
-    words::{Holder, Verdict, Words, pod, pod_flags},
+    words::{Cell, Holder, Verdict, Words, pod, pod_flags},
 };
 use policyc::{
     ir::{Program, RuleRef},
@@ -16,7 +13,7 @@ use policyc::{
     request::{Cause, Expected},
 };
 
-use super::{Decision, Ruling};
+use super::{Decision, Flow, Maker, Ruling};
 
 /// A table as the proxy reads it.
 pub struct Rules {
@@ -66,28 +63,14 @@ impl Rules {
     }
 
     /// What the table says about a client and a pod's port. Whatever cannot be found is refused.
-    pub fn ruling(&self, client: SocketAddr, to: SocketAddr) -> Ruling {
-        let words = &*self.words;
-        let (source, destination) = (self.address(client.ip()), self.address(to.ip()));
-        let scope = match destination.holder() {
-            // An address within the pods' ranges that nobody is known to hold is never judged as
-            // without identity.
-            Holder::LocalPod(slot) if source.holder() != Holder::Unknown => {
-                let at = pod_by_slot(words, slot);
-                let enrolled = words.at(at + pod::FLAGS) & pod_flags::ENROLLED != 0;
-                let scope = match to.ip() {
-                    IpAddr::V4(_) => pod::SCOPE_V4,
-                    IpAddr::V6(_) => pod::SCOPE_V6,
-                };
-                if at != 0 && enrolled {
-                    words.at(at + scope)
-                } else {
-                    0
-                }
+    pub fn ruling(&self, flow: Flow, maker: Maker) -> Ruling {
+        let cell = match self.class(flow.remote.ip(), maker) {
+            Some(class) => {
+                let scope = self.scope(flow.pod.ip());
+                decide(&*self.words, scope, class, u32::from(flow.pod.port()))
             }
-            _ => 0,
+            None => Cell::NOTHING,
         };
-        let cell = decide(words, scope, source.class(), u32::from(to.port()));
         let record = self.records.get(cell.record() as usize);
         let settled = |verdict| Decision::Settled {
             verdict,
@@ -119,6 +102,49 @@ impl Rules {
     /// `namespace/name` of a rule's policy.
     pub fn policy_name(&self, rule: RuleRef) -> Option<&str> {
         self.policies.get(rule.policy.index()).map(String::as_str)
+    }
+
+    /// The class by which the kernel has judged the client, and `None` where nobody knows who it is.
+    fn class(&self, client: IpAddr, maker: Maker) -> Option<u32> {
+        let words = &*self.words;
+        let address = self.address(client);
+        match (address.holder(), maker) {
+            (Holder::LocalPod(_), _) => Some(address.class()),
+            // The node has put an address of its own in the place of the pod's.
+            (_, Maker::Pod(slot)) => {
+                let at = pod_by_slot(words, slot);
+                let class = match client {
+                    IpAddr::V4(_) => pod::CLASS_V4,
+                    IpAddr::V6(_) => pod::CLASS_V6,
+                };
+                (at != 0).then(|| words.at(at + class) & 0xffff)
+            }
+            // Any pod may hide behind the node's address: without a word of the kernel it is nobody's.
+            (Holder::Node, Maker::Unknown) => None,
+            // An address within the pods' ranges that nobody is known to hold is never judged as
+            // without identity.
+            (Holder::Unknown, _) => None,
+            (Holder::Node | Holder::RemotePod | Holder::Outside, _) => Some(address.class()),
+        }
+    }
+
+    /// The scope of a policed pod of this node, or 0.
+    fn scope(&self, ip: IpAddr) -> u32 {
+        let words = &*self.words;
+        let Holder::LocalPod(slot) = self.address(ip).holder() else {
+            return 0;
+        };
+        let at = pod_by_slot(words, slot);
+        let enrolled = words.at(at + pod::FLAGS) & pod_flags::ENROLLED != 0;
+        let scope = match ip {
+            IpAddr::V4(_) => pod::SCOPE_V4,
+            IpAddr::V6(_) => pod::SCOPE_V6,
+        };
+        if at != 0 && enrolled {
+            words.at(at + scope)
+        } else {
+            0
+        }
     }
 
     fn address(&self, ip: IpAddr) -> enforcer_ebpf::words::Address {

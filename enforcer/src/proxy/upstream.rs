@@ -1,6 +1,6 @@
 //! The leg to the pod: from the client's own address and port, so that the pod sees the client.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::{
@@ -10,10 +10,22 @@ use tokio::{
 
 use super::{Flow, Flows, ProxyConfig, UpstreamTarget, listener};
 
-/// Tells the kernel's memory that the leg is gone, whenever that is.
+/// Tells the kernel's memory that the leg is let go of, whenever that is.
 pub(super) struct OpenFlow {
     flows: Arc<dyn Flows>,
     flow: Flow,
+}
+
+impl OpenFlow {
+    /// To be called before the leg's first segment.
+    fn announce(flows: &Arc<dyn Flows>, pod: SocketAddr, remote: SocketAddr) -> io::Result<Self> {
+        let flow = Flow { pod, remote };
+        flows.upstream_opening(flow)?;
+        Ok(Self {
+            flows: Arc::clone(flows),
+            flow,
+        })
+    }
 }
 
 impl Drop for OpenFlow {
@@ -35,8 +47,15 @@ pub(super) async fn connect(
     client: SocketAddr,
     pod: SocketAddr,
 ) -> io::Result<(TcpStream, OpenFlow)> {
-    let (socket, target) = match config.upstream {
-        UpstreamTarget::Fixed(target) => (tcp_socket(target, None)?, target),
+    let (stream, open) = match config.upstream {
+        UpstreamTarget::Fixed(target) => {
+            let open = OpenFlow::announce(flows, pod, client)?;
+            let socket = tcp_socket(target, None)?;
+            (
+                timeout(config.connect_timeout, socket.connect(target)).await??,
+                open,
+            )
+        }
         UpstreamTarget::Original => {
             // INVARIANT: a socket made on a thread outside the proxy's namespace would leave by the
             // node's own routes and skip every check: refuse instead.
@@ -45,45 +64,55 @@ pub(super) async fn connect(
                     "this thread is not in the proxy's namespace",
                 ));
             }
-            (transparent(client, pod)?, pod)
+            transparent(config.connect_timeout, flows, client, pod).await?
         }
     };
-    let remote = match config.upstream {
-        UpstreamTarget::Original => socket.local_addr()?,
-        UpstreamTarget::Fixed(_) => client,
-    };
-    let flow = Flow { pod, remote };
-    flows.upstream_opening(flow)?;
-    let open = OpenFlow {
-        flows: Arc::clone(flows),
-        flow,
-    };
-    let stream = timeout(config.connect_timeout, socket.connect(target)).await??;
     stream.set_nodelay(true)?;
     Ok((stream, open))
 }
 
-/// A socket bound to the client's address and port, or to another port of that address when the
-/// old connection of that port lingers.
-fn transparent(client: SocketAddr, pod: SocketAddr) -> io::Result<TcpSocket> {
-    let taken = match tcp_socket(pod, Some(client)) {
-        Err(error) if is_taken(&error) => error,
-        other => return other,
-    };
-    // Ports that differ between clients by themselves, so that two do not chase each other.
-    let first = client.port().wrapping_mul(31) % OTHER_COUNT;
-    for i in 0..OTHER_PORTS {
-        let port = OTHER_FIRST + (first + i * 797) % OTHER_COUNT;
-        let source = SocketAddr::new(client.ip(), port);
-        match tcp_socket(pod, Some(source)) {
-            Err(error) if is_taken(&error) => {}
+/// Connects from the client's address and port, or from another port of that address where the old
+/// connection of that port lingers. The kernel finds out when it connects, seldom when it binds.
+async fn transparent(
+    limit: Duration,
+    flows: &Arc<dyn Flows>,
+    client: SocketAddr,
+    pod: SocketAddr,
+) -> io::Result<(TcpStream, OpenFlow)> {
+    let mut taken = io::ErrorKind::AddrInUse.into();
+    for source in sources(client) {
+        match from_source(limit, flows, source, pod).await {
+            Err(error) if is_taken(&error) => taken = error,
             other => {
-                tracing::info!(%client, %pod, port, "the client's port is taken: another one is used");
+                if source != client {
+                    let port = source.port();
+                    tracing::info!(%client, %pod, port, "the client's port is taken: another one is used");
+                }
                 return other;
             }
         }
     }
     Err(taken)
+}
+
+/// The client's own address and port, then other ports of that address.
+fn sources(client: SocketAddr) -> impl Iterator<Item = SocketAddr> {
+    // Ports that differ between clients by themselves, so that two do not chase each other.
+    let first = client.port().wrapping_mul(31) % OTHER_COUNT;
+    let others = (0..OTHER_PORTS).map(move |i| OTHER_FIRST + (first + i * 797) % OTHER_COUNT);
+    let others = others.map(move |port| SocketAddr::new(client.ip(), port));
+    std::iter::once(client).chain(others)
+}
+
+async fn from_source(
+    limit: Duration,
+    flows: &Arc<dyn Flows>,
+    source: SocketAddr,
+    pod: SocketAddr,
+) -> io::Result<(TcpStream, OpenFlow)> {
+    let socket = tcp_socket(pod, Some(source))?;
+    let open = OpenFlow::announce(flows, pod, source)?;
+    Ok((timeout(limit, socket.connect(pod)).await??, open))
 }
 
 fn is_taken(error: &io::Error) -> bool {
@@ -112,8 +141,13 @@ fn tcp_socket(target: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpS
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
-    use crate::netns::{self, Netns};
+    use crate::{
+        netns::{self, Netns},
+        proxy::Maker,
+    };
 
     const NAME: &str = "enf-test-upstream";
 
@@ -156,6 +190,24 @@ mod tests {
         entered.expect("the namespace can be entered");
     }
 
+    /// Remembers which legs were announced and let go of.
+    #[derive(Default)]
+    struct Told(Mutex<Vec<(&'static str, SocketAddr)>>);
+
+    impl Flows for Told {
+        fn client_opened(&self, _: Flow) -> Maker {
+            Maker::Unknown
+        }
+        fn upstream_opening(&self, flow: Flow) -> io::Result<()> {
+            self.0.lock().expect("whole").push(("open", flow.remote));
+            Ok(())
+        }
+        fn upstream_closed(&self, flow: Flow) {
+            self.0.lock().expect("whole").push(("closed", flow.remote));
+        }
+        fn client_closed(&self, _: Flow) {}
+    }
+
     #[test]
     fn the_pod_sees_the_client_and_another_port_only_where_its_own_is_taken() {
         in_namespace(|| {
@@ -170,44 +222,66 @@ mod tests {
                 ] {
                     let [client, pod]: [SocketAddr; 2] =
                         [client, pod].map(|a| a.parse().expect("an address"));
-                    let listener = tokio::net::TcpListener::bind(pod)
-                        .await
-                        .expect("it is local");
-                    let connect = async || {
-                        let socket = transparent(client, pod).expect("a socket");
-                        let stream = socket.connect(pod).await.expect("the pod listens");
-                        (stream, listener.accept().await.expect("a connection").1)
-                    };
-                    let (kept, seen) = connect().await;
-                    assert_eq!(seen, client, "the client's own address and port");
-                    drop(kept);
-                    let taken = Socket::new(Domain::for_address(pod), Type::STREAM, None);
-                    let taken = taken.expect("a socket");
-                    taken.set_ip_transparent_v4(true).expect("root");
-                    if client.is_ipv6() {
-                        taken.set_ip_transparent_v6(true).expect("root");
-                    }
-                    let other = SocketAddr::new(client.ip(), client.port() + 1);
-                    taken.bind(&other.into()).expect("a free port");
-                    let socket = transparent(other, pod).expect("another port");
-                    let stream = socket.connect(pod).await.expect("the pod listens");
-                    let (_, seen) = listener.accept().await.expect("a connection");
-                    assert_eq!(seen.ip(), other.ip(), "the address stays the client's");
-                    assert!(
-                        (OTHER_FIRST..32_768).contains(&seen.port()),
-                        "port {}",
-                        seen.port()
-                    );
-                    drop(stream);
+                    another_port_where_its_own_is_taken(client, pod).await;
                 }
             });
         });
+    }
+
+    async fn another_port_where_its_own_is_taken(client: SocketAddr, pod: SocketAddr) {
+        let listener = tokio::net::TcpListener::bind(pod)
+            .await
+            .expect("it is local");
+        let told = Arc::new(Told::default());
+        let flows: Arc<dyn Flows> = told.clone();
+        let connect = async |client| {
+            let limit = Duration::from_secs(5);
+            let leg = transparent(limit, &flows, client, pod).await;
+            let leg = leg.expect("the pod listens");
+            let (stream, seen) = listener.accept().await.expect("a connection");
+            (leg, stream, seen)
+        };
+        let other = |seen: SocketAddr| {
+            assert_eq!(seen.ip(), client.ip(), "the address stays the client's");
+            let port = seen.port();
+            assert!((OTHER_FIRST..32_768).contains(&port), "port {port}");
+        };
+        let (_first, _stream, seen) = connect(client).await;
+        assert_eq!(seen, client, "the client's own address and port");
+        // The old leg is still there: the kernel says so when the new one connects.
+        let (_second, _stream, seen) = connect(client).await;
+        other(seen);
+        let heard = std::mem::take(&mut *told.0.lock().expect("whole"));
+        assert_eq!(
+            heard,
+            [
+                ("open", client),
+                ("open", client),
+                ("closed", client),
+                ("open", seen)
+            ],
+            "each attempt is announced before its first segment, and the failed one taken back"
+        );
+        // A port that somebody has for himself.
+        let next = SocketAddr::new(client.ip(), client.port() + 1);
+        let alone = Socket::new(Domain::for_address(pod), Type::STREAM, None);
+        let alone = alone.expect("a socket");
+        alone.set_ip_transparent_v4(true).expect("root");
+        if client.is_ipv6() {
+            alone.set_ip_transparent_v6(true).expect("root");
+        }
+        alone.bind(&next.into()).expect("a free port");
+        let (_third, _stream, seen) = connect(next).await;
+        other(seen);
     }
 
     #[test]
     fn nothing_leaves_from_outside_the_namespace() {
         struct Nothing;
         impl Flows for Nothing {
+            fn client_opened(&self, _: Flow) -> Maker {
+                Maker::Unknown
+            }
             fn upstream_opening(&self, _: Flow) -> io::Result<()> {
                 panic!("it must not come so far");
             }

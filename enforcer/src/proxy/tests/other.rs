@@ -123,12 +123,19 @@ fn limits_are_kept() {
     let _sent = third.write_all(b"\x00\x01");
     assert_eq!(third.read(&mut back).unwrap_or(0), 0, "over the limit");
     assert_eq!(bed.proxy.stats().over_limit.load(Ordering::Relaxed), 1);
+    let clients = || bed.world.clients.load(Ordering::SeqCst);
+    assert_eq!(
+        clients(),
+        2,
+        "what goes over the limit takes no room anywhere"
+    );
     drop(kept);
     let deadline = Instant::now() + Duration::from_secs(10);
     while bed.proxy.stats().open.load(Ordering::Relaxed) != 0 {
         assert!(Instant::now() < deadline, "seats are given back");
         thread::yield_now();
     }
+    assert_eq!(clients(), 0, "and each end is told before its seat is free");
 }
 
 #[test]

@@ -23,8 +23,8 @@ use policyc::{
 use tokio::sync::watch;
 
 use crate::proxy::{
-    Decision, Event, Flow, Flows, Judge, Proxy, ProxyConfig, Reporter, Ruling, UpstreamTarget,
-    start,
+    Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Reporter, Ruling,
+    UpstreamTarget, start,
 };
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -36,6 +36,8 @@ pub struct World {
     pub decision: Mutex<Decision>,
     changes: watch::Sender<u64>,
     pub events: Mutex<Vec<(Expected, Cause, Option<String>)>>,
+    /// Clients that were announced and have not ended.
+    pub clients: AtomicI64,
     pub open: AtomicI64,
     pub opened: AtomicI64,
 }
@@ -48,7 +50,7 @@ impl World {
 }
 
 impl Judge for World {
-    fn ruling(&self, _: SocketAddr, _: SocketAddr) -> Option<Ruling> {
+    fn ruling(&self, _: Flow, _: Maker) -> Option<Ruling> {
         let decision = lock(&self.decision).clone();
         Some(Ruling { epoch: 1, decision })
     }
@@ -61,6 +63,10 @@ impl Judge for World {
 }
 
 impl Flows for World {
+    fn client_opened(&self, _: Flow) -> Maker {
+        self.clients.fetch_add(1, Ordering::SeqCst);
+        Maker::Unknown
+    }
     fn upstream_opening(&self, _: Flow) -> io::Result<()> {
         self.open.fetch_add(1, Ordering::SeqCst);
         self.opened.fetch_add(1, Ordering::SeqCst);
@@ -69,7 +75,9 @@ impl Flows for World {
     fn upstream_closed(&self, _: Flow) {
         self.open.fetch_sub(1, Ordering::SeqCst);
     }
-    fn client_closed(&self, _: Flow) {}
+    fn client_closed(&self, _: Flow) {
+        self.clients.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Reporter for World {
@@ -158,6 +166,7 @@ impl Bed {
             decision: Mutex::new(deny_admin(Otherwise::Deny)),
             changes: watch::Sender::new(0),
             events: Mutex::default(),
+            clients: AtomicI64::new(0),
             open: AtomicI64::new(0),
             opened: AtomicI64::new(0),
         });

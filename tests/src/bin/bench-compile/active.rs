@@ -79,7 +79,9 @@ fn activate(text: &str) -> Result<()> {
     let capacity = roomy(u32::try_from(words.len()).context("it fits a slot")?);
     let active = Array::<_, u32>::create(ACTIVE_WORDS, BPF_F_MMAPABLE)?;
     let outer = Map::ArrayOfMaps(create_outer(capacity)?);
-    Tables::adopt(outer, active.map(), capacity)?.publish(&words)?;
+    let mut tables = Tables::adopt(outer, active.map(), capacity)?;
+    let staged = tables.stage(&words)?;
+    tables.switch(&staged);
     Ok(())
 }
 

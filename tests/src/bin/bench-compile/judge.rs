@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::Result;
-use enforcer::proxy::{Decision, rules::Rules};
+use enforcer::proxy::{Decision, Flow, Maker, rules::Rules};
 use enforcer_ebpf::words::Words;
 use policyc::{
     ast::{Action, Attachment, AuthorizationPolicy, Condition, Operation, Rule, Source},
@@ -141,8 +141,11 @@ impl World {
     }
 
     fn judge(&self, asked: &Asked) -> bool {
-        let pod = SocketAddr::from((TARGET, 8080));
-        match self.rules.ruling(asked.client, pod).decision {
+        let flow = Flow {
+            pod: SocketAddr::from((TARGET, 8080)),
+            remote: asked.client,
+        };
+        match self.rules.ruling(flow, Maker::Unknown).decision {
             Decision::Settled { verdict, .. } => verdict == Expected::Allow,
             Decision::Ask { engine, residual } => {
                 let request = HttpRequest::from_json(&asked.http, 0);

@@ -15,7 +15,7 @@ use policyc::{
     engine,
     inventory::Inventory,
     options::{CatchAllDeny, Options},
-    request::{Expected, Judgement, Request},
+    request::{Cause, Expected, Judgement, Request},
     resolve,
 };
 use proptest::{collection::vec, prelude::*};
@@ -118,6 +118,28 @@ proptest! {
         requests in vec(requests::to_http(), 24),
     ) {
         agree(vec![policy], &requests, &options(CatchAllDeny::DenyAll))?;
+    }
+
+    #[test]
+    fn a_not_form_holds_exactly_where_its_field_does_not(
+        twins in world::twins(),
+        requests in vec(requests::to_http(), 24),
+    ) {
+        let options = options(CatchAllDeny::DenyAll);
+        let [field, not_form] = twins.map(|policy| {
+            tables(&world::cluster(vec![policy]), &options, &requests)
+        });
+        for ((field, not_form), request) in field.into_iter().zip(not_form).zip(&requests) {
+            let (Ok(field), Ok(not_form)) = (field, not_form) else { continue };
+            // A token that does not verify, or a target that is none, is refused before any rule.
+            let by_rules = |j: &Judgement| matches!(j.reason, Cause::AllowRule | Cause::NoAllowMatched);
+            if by_rules(&field) && by_rules(&not_form) {
+                prop_assert_ne!(
+                    field.verdict, not_form.verdict,
+                    "{:?}: the field gives {:?}, its not-form {:?}", request, field, not_form
+                );
+            }
+        }
     }
 
     #[test]

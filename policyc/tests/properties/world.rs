@@ -178,6 +178,113 @@ pub fn question() -> impl Strategy<Value = AuthorizationPolicy> {
     })
 }
 
+type Values = Option<Vec<String>>;
+/// Values that a field is likely to meet, and what sets the field and its not-form.
+type Field<T> = (&'static [&'static str], fn(Values, Values) -> T);
+
+const SOURCE_FIELDS: &[Field<Source>] = &[
+    (PRINCIPALS, |principals, not_principals| Source {
+        principals,
+        not_principals,
+        ..Source::default()
+    }),
+    (NAMESPACES, |namespaces, not_namespaces| Source {
+        namespaces,
+        not_namespaces,
+        ..Source::default()
+    }),
+    (ACCOUNTS, |service_accounts, not_service_accounts| Source {
+        service_accounts,
+        not_service_accounts,
+        ..Source::default()
+    }),
+    (DOMAINS, |trust_domains, not_trust_domains| Source {
+        trust_domains,
+        not_trust_domains,
+        ..Source::default()
+    }),
+    (BLOCKS, |ip_blocks, not_ip_blocks| Source {
+        ip_blocks,
+        not_ip_blocks,
+        ..Source::default()
+    }),
+    (BLOCKS, |remote_ip_blocks, not_remote_ip_blocks| Source {
+        remote_ip_blocks,
+        not_remote_ip_blocks,
+        ..Source::default()
+    }),
+    (TOKENS, |request_principals, not_request_principals| {
+        Source {
+            request_principals,
+            not_request_principals,
+            ..Source::default()
+        }
+    }),
+];
+
+const OPERATION_FIELDS: &[Field<Operation>] = &[
+    (HOSTS, |hosts, not_hosts| Operation {
+        hosts,
+        not_hosts,
+        ..Operation::default()
+    }),
+    (PORTS, |ports, not_ports| Operation {
+        ports,
+        not_ports,
+        ..Operation::default()
+    }),
+    (METHODS, |methods, not_methods| Operation {
+        methods,
+        not_methods,
+        ..Operation::default()
+    }),
+    (PATHS, |paths, not_paths| Operation {
+        paths,
+        not_paths,
+        ..Operation::default()
+    }),
+];
+
+/// An ALLOW policy that asks one field, and the same with the field's not-form.
+pub fn twins() -> impl Strategy<Value = [AuthorizationPolicy; 2]> {
+    let drawn = |of: &'static [&'static str]| vec(select(of).prop_map(String::from), 1..3);
+    let from = select(SOURCE_FIELDS).prop_flat_map(move |(of, field)| {
+        drawn(of).prop_map(move |values| {
+            [field(Some(values.clone()), None), field(None, Some(values))].map(|source| Rule {
+                from: Some(vec![source]),
+                ..Rule::default()
+            })
+        })
+    });
+    let to = select(OPERATION_FIELDS).prop_flat_map(move |(of, field)| {
+        drawn(of).prop_map(move |values| {
+            [field(Some(values.clone()), None), field(None, Some(values))].map(|operation| Rule {
+                to: Some(vec![operation]),
+                ..Rule::default()
+            })
+        })
+    });
+    let when = condition().prop_map(|condition| {
+        let values = condition.values.or(condition.not_values);
+        [(values.clone(), None), (None, values)].map(|(values, not_values)| Rule {
+            when: Some(vec![Condition {
+                key: condition.key.clone(),
+                values,
+                not_values,
+            }]),
+            ..Rule::default()
+        })
+    });
+    prop_oneof![from, to, when].prop_map(|rules| {
+        rules.map(|rule| AuthorizationPolicy {
+            namespace: "a".into(),
+            name: String::new(),
+            rules: Some(vec![rule]),
+            ..allow_nothing()
+        })
+    })
+}
+
 /// CUSTOM runs before identities are looked at: validation refuses such fields there.
 fn only_what_custom_may_ask(rule: &mut Rule) {
     rule.from = None;

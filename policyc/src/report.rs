@@ -180,41 +180,31 @@ const LISTED: usize = 40;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:>9}  policies, {} rules", self.policies, self.rules)?;
-        writeln!(
-            f,
-            "{:>9}  workloads or pods, {} of them under a policy",
-            self.destinations, self.policed
-        )?;
-        if let Some(node) = &self.node {
-            writeln!(f, "           the largest node, {node}:")?;
-        }
         let t = &self.table;
-        writeln!(
-            f,
-            "{:>9}  scopes (limit {})",
-            t.scopes,
-            words::LOCAL_SCOPES_MAX
+        let share = format!("{:.1} %", self.kernel_share * 100.0);
+        let limit = |most: u32| format!("of {most}");
+        let mut line = |what: &str, value: &dyn fmt::Display, note: String| {
+            let line = format!("{what:<25} {value:>9}  {note}");
+            writeln!(f, "{}", line.trim_end())
+        };
+        line("policies", &self.policies, String::new())?;
+        line("rules", &self.rules, String::new())?;
+        line("workloads and pods", &self.destinations, String::new())?;
+        line("  under a policy", &self.policed, String::new())?;
+        if let Some(node) = &self.node {
+            line("the largest node", &node, String::new())?;
+        }
+        line("scopes", &t.scopes, limit(words::LOCAL_SCOPES_MAX))?;
+        line(
+            "source classes",
+            &t.source_classes,
+            limit(words::CLASSES_MAX),
         )?;
-        writeln!(
-            f,
-            "{:>9}  source classes (limit {})",
-            t.source_classes,
-            words::CLASSES_MAX
-        )?;
-        writeln!(f, "{:>9}  port classes in the widest scope", t.port_classes)?;
-        writeln!(
-            f,
-            "{:>9}  attribution records (limit {})",
-            t.records,
-            words::RECORDS_MAX
-        )?;
-        writeln!(f, "{:>9}  table words, {} kB", t.words, t.words * 4 / 1_000)?;
-        writeln!(
-            f,
-            "{:>8.1}%  of cells decided in the kernel",
-            self.kernel_share * 100.0
-        )?;
+        line("port classes, at most", &t.port_classes, String::new())?;
+        line("attribution records", &t.records, limit(words::RECORDS_MAX))?;
+        let size = format!("{} kB", t.words * 4 / 1_000);
+        line("table words", &t.words, size)?;
+        line("decided in the kernel", &share, "of cells".into())?;
         if self.labels.is_empty() {
             return Ok(());
         }

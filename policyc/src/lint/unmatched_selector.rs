@@ -42,7 +42,8 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
         namespace: &a.namespace,
         name: &a.name,
         attachment: &a.attachment,
-        applies: used.contains(&number),
+        // Without rules it does nothing, wherever it applies.
+        applies: a.jwt_rules.is_empty() || used.contains(&number),
     });
     let mut labels = Labels::default();
     let mut suggested = BTreeMap::new();

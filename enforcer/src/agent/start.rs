@@ -10,7 +10,7 @@ use std::{
 
 use aya::maps::{MapData, MapError, RingBuf};
 use enforcer_ebpf::maps::{
-    EVENTS, HITS, LISTENERS, MASQUERADED, OUT, OUT_COUNT, PROXY, REASONS, UPSTREAM,
+    EVENTS, HITS, LISTENERS, MASQUERADED, OUT, OUT_COUNT, PROXY, REASONS, TABLES, UPSTREAM,
 };
 use futures_util::FutureExt;
 use tokio::net::UnixListener;
@@ -140,7 +140,8 @@ pub async fn start(
     let found = Found::look(options).await?;
     let pins = Pins::below(&options.bpffs);
     let lock = pins.take()?;
-    let enforced_before = !pins.link_names()?.is_empty();
+    // Before TCX an earlier agent's classifiers are not pinned; its tables are.
+    let enforced_before = !pins.link_names()?.is_empty() || pins.map(TABLES).exists();
     let up = tokio::select! {
         up = bring_up(options, &pins, first, &found) => up,
         () = &mut stop => Err(StartError::Stopped),

@@ -125,7 +125,7 @@ impl Account {
     /// A kernel that cannot be had is a failure of this step, not the end of the account.
     fn virtual_machine(&mut self, kernel: vm::Kernel) {
         self.attempt(vm::title(kernel), || {
-            vm::test_on(kernel, &vm::static_tests()?)
+            vm::test_on(kernel, &vm::static_tests()?, vm::Extent::Smoke)
         });
     }
 

@@ -96,9 +96,13 @@ const NEEDS: &[Need] = &[
         Part::Compiler,
         || Path::new("/usr/share/doc/rust-web-llvm").exists(),
     ),
-    package("a C++ compiler", FOR_LINKER, "g++", Part::Linker, || {
-        paths::program("c++").is_some()
-    }),
+    package(
+        "a C++ compiler",
+        "to build bpf-linker and the fuzz targets",
+        "g++",
+        Part::Always,
+        || paths::program("c++").is_some(),
+    ),
     package(
         "LLVM 22's headers",
         FOR_LINKER,

@@ -68,7 +68,7 @@ pub fn measure() -> Result<Figures> {
         let (least, most) = all
             .iter()
             .fold((f64::MAX, 0.0f64), |(l, m), ns| (l.min(*ns), m.max(*ns)));
-        if most > least * SPREAD_MAX && most - least > 100.0 {
+        if most > least * SPREAD_MAX {
             let missed = format!("{name}: {least:.0} to {most:.0} ns, not flat within a fifth");
             figures.missed.push(missed);
         }

@@ -161,19 +161,20 @@ impl ProxyFlows {
 
     /// Takes over the entries that a proxy which is no more has left: its sockets are being ended by
     /// the kernel. To be called before anything begins. Returns how many there are.
-    pub fn adopt(&self) -> usize {
+    pub fn adopt(&self) -> Result<usize, ProxyFlowsError> {
         let maps = &mut *lock(&self.maps);
         let mut adopted = 0;
         for leg in [Leg::Client, Leg::Pod] {
-            let entries = maps.entries(leg).iter().flatten();
-            let entries: Vec<_> = entries.map(|(Plain(k), Plain(v))| (k, v.slot)).collect();
+            // What was not taken over would stay in the map for ever.
+            let entries: Result<Vec<_>, _> = maps.entries(leg).iter().collect();
+            let entries = entries.map_err(failed("read the flows of an earlier proxy"))?;
             adopted += entries.len();
-            for (key, slot) in entries {
-                maps.uses.adopt(leg, key, slot);
+            for (Plain(key), Plain(value)) in entries {
+                maps.uses.adopt(leg, key, value.slot);
             }
         }
         self.tell();
-        adopted
+        Ok(adopted)
     }
 
     /// Something has ended.

@@ -225,7 +225,7 @@ async fn bring_up(
         take(&mut object.ebpf, LISTENERS)?,
     )?;
     // The kernel may still be ending the sockets of the agent that held them.
-    let left = proxy_flows.adopt();
+    let left = proxy_flows.adopt()?;
     tracing::debug!(left, "flows of an earlier proxy");
     let reporter = Arc::new(Reporter::new());
     reporter.name_pods(&first.inventory.cluster);

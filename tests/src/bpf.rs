@@ -17,6 +17,7 @@ use aya::{
     maps::{Array, ArrayOfMaps, IterableMap as _, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, SkLookup},
 };
+use enforcer::report::events;
 use enforcer_ebpf::{
     event::{Event, EventBudget},
     flow::{FlowKey, FragmentKey, Hits},
@@ -198,24 +199,11 @@ impl Bpf {
 /// When the bytes are not one event.
 #[must_use]
 pub fn read_event(bytes: &[u8]) -> Event {
-    let word = |at: usize| u32::from_ne_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    let half = |at: usize| u16::from_ne_bytes(bytes[at..at + 2].try_into().expect("two bytes"));
-    assert_eq!(bytes.len(), 64, "an event has 64 bytes");
+    let event = events::parse(bytes).expect("an event has 64 bytes");
     Event {
-        epoch: word(0),
-        cell: word(4),
-        ifindex: word(8),
-        reason: bytes[12],
-        hook: bytes[13],
-        protocol: bytes[14],
-        tcp_flags: bytes[15],
-        source: [word(16), word(20), word(24), word(28)],
-        destination: [word(32), word(36), word(40), word(44)],
-        source_port: half(48),
-        destination_port: half(50),
         time_low: 0,
         time_high: 0,
-        slot: word(60),
+        ..event
     }
 }
 

@@ -149,6 +149,18 @@ fn proxy(world: &World, what: &str) -> u64 {
     status["proxy"][what].as_u64().expect("a number")
 }
 
+/// Every segment of the proxy's connections, the last ones too, was known to be theirs.
+#[track_caller]
+fn assert_nothing_was_foreign(world: &World) {
+    for reason in ["reply_refused", "foreign_proxy_packet", "denied"] {
+        assert_eq!(
+            world.counted(reason),
+            0,
+            "`{reason}`: no segment is foreign"
+        );
+    }
+}
+
 #[test]
 fn a_connection_that_the_client_ends_first_ends_everywhere() {
     if !possible() {
@@ -169,13 +181,7 @@ fn a_connection_that_the_client_ends_first_ends_everywhere() {
         "the pod's connections are not ended: {:?}",
         world.pod("backend").netns.enter(tcp_sockets)
     );
-    for reason in ["reply_refused", "foreign_proxy_packet", "denied"] {
-        assert_eq!(
-            world.counted(reason),
-            0,
-            "`{reason}`: no segment is foreign"
-        );
-    }
+    assert_nothing_was_foreign(&world);
     assert_eq!(proxy(&world, "accepted"), connections as u64);
     assert_eq!(proxy(&world, "over_limit"), 0);
     assert!(
@@ -221,13 +227,7 @@ fn bytes_are_carried_to_the_end_however_it_comes() {
         "the pod's connections are not ended: {:?}",
         world.pod("backend").netns.enter(tcp_sockets)
     );
-    for reason in ["reply_refused", "foreign_proxy_packet", "denied"] {
-        assert_eq!(
-            world.counted(reason),
-            0,
-            "`{reason}`: no segment is foreign"
-        );
-    }
+    assert_nothing_was_foreign(&world);
 }
 
 #[test]
@@ -265,13 +265,7 @@ fn what_a_killed_agent_has_left_ends_as_well() {
         "the pod's connection is not ended: {:?}",
         backend.netns.enter(tcp_sockets)
     );
-    for reason in ["reply_refused", "foreign_proxy_packet", "denied"] {
-        assert_eq!(
-            world.counted(reason),
-            0,
-            "`{reason}`: no segment is foreign"
-        );
-    }
+    assert_nothing_was_foreign(&world);
 }
 
 #[test]

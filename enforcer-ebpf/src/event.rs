@@ -1,6 +1,6 @@
 //! What the kernel reports: one fixed record, in host byte order.
 
-/// A verdict, as it leaves the kernel through the ring buffer. 64 bytes, no padding.
+/// A verdict, as it leaves the kernel through the ring buffer. 72 bytes, no padding.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct Event {
@@ -29,9 +29,12 @@ pub struct Event {
     pub time_high: u32,
     /// Slot of the pod.
     pub slot: u32,
+    /// Where the shadow table disagrees: its activation and its cell. Otherwise 0 and 0.
+    pub shadow_epoch: u32,
+    pub shadow_cell: u32,
 }
 
-const _: () = assert!(size_of::<Event>() == 64);
+const _: () = assert!(size_of::<Event>() == 72);
 
 /// Events that a CPU has sent within one window of time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]

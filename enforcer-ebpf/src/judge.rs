@@ -15,6 +15,8 @@
 
 mod from_l7;
 mod from_pod;
+mod pause;
+mod shadow;
 mod source;
 mod to_pod;
 
@@ -24,10 +26,11 @@ use crate::{
     flow::{FlowKey, FragmentKey, FragmentValue},
     packet::{Packet, Part},
     reason::Reason,
-    words::{ABI, Address, Cell, MAGIC, Verdict, Words, header, options, pod, pod_flags},
+    words::{ABI, Address, Cell, MAGIC, Verdict, Words, header, options, pod},
 };
 pub use from_l7::judge_from_l7;
 pub use from_pod::judge_from_pod;
+pub use shadow::cell_to_pod;
 pub use to_pod::judge_to_pod;
 
 /// What to do with a packet.
@@ -331,7 +334,7 @@ pub(crate) fn enforce<W: Words + ?Sized>(
                 Verdict::Ask => Reason::AuditWouldAsk,
                 _ => Reason::AuditWouldDeny,
             };
-        } else if pod.is(pod_flags::PAUSED) {
+        } else if pause::holds(words, pod, options, judgement.reason) {
             judgement.action = Action::Pass;
             judgement.reason = Reason::Paused;
         }

@@ -43,6 +43,7 @@ pub fn to_pod(ctx: TcContext) -> i32 {
     let run = Run::begin(&mut memory);
     read_frame(ctx.skb.skb, run);
     decide_to_pod(ctx.skb.skb, run);
+    report::shadow(ctx.skb.skb, run);
     report::report(run, interface(&ctx), Hook::ToPod as u32);
     carry_out(&ctx, &run.judgement)
 }

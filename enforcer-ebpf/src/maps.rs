@@ -27,7 +27,8 @@ pub const MASQUERADED: &str = "MASQUERADED";
 pub const FRAGMENTS: &str = "FRAGMENTS";
 /// Per-CPU array of u64 by the number of a `Reason`.
 pub const REASONS: &str = "REASONS";
-/// Per-CPU array of `Hits` by [`hits_index`].
+/// Per-CPU array of `Hits` by [`hits_index`]. Of a shadow table, `packets` are the opening segments
+/// that it was asked about, and `opened` those of them on which it disagreed.
 pub const HITS: &str = "HITS";
 /// Ring buffer of `Event`.
 pub const EVENTS: &str = "EVENTS";
@@ -91,7 +92,8 @@ pub mod global {
 pub mod active {
     /// Slot of the table that judges, or `u32::MAX` while there is none.
     pub const TABLE: u32 = 0;
-    /// Slot of the table that is only evaluated beside it, or `u32::MAX`.
+    /// Slot of the table that is only evaluated beside it. The active slot or none: there is no such
+    /// table.
     pub const SHADOW: u32 = 1;
     /// Reserved for switches that must not wait for a swap; 0.
     pub const FLAGS: u32 = 2;

@@ -93,6 +93,9 @@ reasons! {
     /// From this node's address through a bridge: who sent it was lost to masquerading, so it was
     /// judged without identity. Counted beside the verdict's own reason.
     MasqueradedSource = 31, "masqueraded_source";
+    /// The shadow table would have given another verdict to an opening segment. Counted beside the
+    /// verdict's own reason.
+    ShadowDisagrees = 32, "shadow_disagrees";
 }
 
 /// Size of the per-CPU counter array.

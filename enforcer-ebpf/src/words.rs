@@ -57,6 +57,13 @@ pub trait Words {
         ]
     }
 
+    /// Seconds since boot by the clock of whoever reads the table. Without a clock it is the end of
+    /// time: whatever may end has ended.
+    #[inline(always)]
+    fn seconds(&self) -> u32 {
+        u32::MAX
+    }
+
     /// What the table knows about an IPv6 address, most significant word first. To be overridden
     /// only by a reader that must call [`crate::decide::address_v6`] in its own way.
     #[inline(always)]
@@ -106,6 +113,8 @@ pub mod header {
     pub const OPTIONS: u32 = 13;
     /// Records that cells refer to; never more than [`super::RECORDS_MAX`].
     pub const RECORDS_COUNT: u32 = 14;
+    /// Last second since boot in which [`super::options::PAUSED`] holds.
+    pub const PAUSED_UNTIL: u32 = 48;
     /// Words the header takes.
     pub const WORDS: u32 = 64;
 }
@@ -125,6 +134,8 @@ pub mod options {
     pub const NON_TCP_ENFORCE: u32 = 1 << 2;
     /// Events for allowed opening packets, not only for refused and steered ones.
     pub const EVENTS_ALLOWED: u32 = 1 << 3;
+    /// Break-glass for every pod, as [`super::pod_flags::PAUSED`] is for one.
+    pub const PAUSED: u32 = 1 << 16;
 }
 
 /// Indices of one pod's words.
@@ -147,6 +158,10 @@ pub mod pod {
     /// came in through the pod's own interface but lost its source address to masquerading.
     pub const CLASS_V4: u32 = 7;
     pub const CLASS_V6: u32 = 8;
+    /// Last second since boot in which [`super::pod_flags::SEEDING`] holds.
+    pub const SEEDING_UNTIL: u32 = 14;
+    /// Last second since boot in which [`super::pod_flags::PAUSED`] holds.
+    pub const PAUSED_UNTIL: u32 = 15;
     /// Words a pod takes.
     pub const WORDS: u32 = 16;
 }
@@ -162,8 +177,12 @@ pub mod pod_flags {
     pub const PROXIED: u32 = 1 << 2;
     /// Same-bridge frames are switched past the host's connection tracking.
     pub const SWITCHED: u32 = 1 << 3;
-    /// Break-glass: judged and reported, never refused, until the agent clears it.
+    /// Break-glass: judged and reported, not refused. It ends by itself, whatever becomes of the
+    /// agent: the time is in the pod's words.
     pub const PAUSED: u32 = 1 << 4;
+    /// As [`PAUSED`], and not an operator's wish: the connections that the pod has open are being
+    /// found.
+    pub const SEEDING: u32 = 1 << 8;
 }
 
 /// Indices of one scope's words.

@@ -199,7 +199,7 @@ impl Bpf {
 /// When the bytes are not one event.
 #[must_use]
 pub fn read_event(bytes: &[u8]) -> Event {
-    let event = events::parse(bytes).expect("an event has 64 bytes");
+    let event = events::parse(bytes).expect("an event has 72 bytes");
     Event {
         time_low: 0,
         time_high: 0,

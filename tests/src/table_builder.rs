@@ -8,7 +8,7 @@ use std::{
 
 use enforcer_ebpf::words::{
     ABI, Address, BUCKET, Cell, Holder, INDEX_BITS_MAX, INTERFACE_ENTRY, LEAF, MAGIC, V4_ROOT,
-    V6_ENTRY, header, index_reference, interface_bucket, pod, scope, v6_buckets,
+    V6_ENTRY, header, index_reference, interface_bucket, pod, pod_flags, scope, v6_buckets,
 };
 
 /// The contents of a table.
@@ -185,6 +185,10 @@ impl TableBuilder {
             set(words, at + pod::BRIDGE, spec.bridge);
             set(words, at + pod::NETNS_ID, spec.netns_id);
             set(words, at + pod::HOST_SCOPE, scope(spec.host_scope));
+            if spec.flags & pod_flags::PAUSED != 0 {
+                // Until the end of time.
+                set(words, at + pod::PAUSED_UNTIL, u32::MAX);
+            }
             set(words, at + pod::INTERFACE, spec.interface);
             set(words, at + pod::CLASS_V4, spec.class_v4.into());
             set(words, at + pod::CLASS_V6, spec.class_v6.into());

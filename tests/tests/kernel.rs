@@ -243,6 +243,7 @@ fn event_for(hook: Hook, packet: &Packet, judgement: &Judgement, words: &[u32]) 
         time_low: 0,
         time_high: 0,
         slot: judgement.slot,
+        ..Event::default()
     }
 }
 

@@ -263,7 +263,7 @@ fn following<W: Words + ?Sized, F: Flows>(
 /// The cell for the packet, and the reason if it allows. What the node itself sends is asked of the
 /// pod's host scope first; it is not exempt.
 #[inline(always)]
-fn cell_for<W: Words + ?Sized>(
+pub(super) fn cell_for<W: Words + ?Sized>(
     words: &W,
     to: &LocalPod,
     packet: &Packet,

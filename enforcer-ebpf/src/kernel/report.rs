@@ -6,19 +6,21 @@
 
 use core::ptr::null_mut;
 
-use aya_ebpf::{helpers::bpf_ktime_get_boot_ns, programs::TcContext};
+use aya_ebpf::{bindings::__sk_buff, helpers::bpf_ktime_get_boot_ns, programs::TcContext};
 use aya_log_ebpf::{
     debug,
     macro_support::{Level, level_enabled},
 };
 use enforcer_ebpf::{
     event::{EVENTS_PER_WINDOW, Event, WINDOW_BITS},
+    judge::cell_to_pod,
     maps::hits_index,
     reason::Reason,
-    words::{Words as _, header},
+    words::{Cell, SLOTS, Words as _, header},
 };
 
 use super::{
+    frame::place,
     maps::{EVENT_BUDGET, EVENTS, HITS, REASONS},
     run::Run,
     table::Table,
@@ -37,6 +39,48 @@ pub fn report(run: &Run, interface: u32, hook: u32) {
     if run.news || level_enabled(Level::Debug) {
         tell(run, interface, hook);
     }
+}
+
+/// Asks the shadow table for its opinion of an opening segment that the active one has decided, where
+/// there is a shadow table. Nothing but counters and events comes of it.
+#[inline(always)]
+pub fn shadow(skb: *mut __sk_buff, run: &mut Run) {
+    if run.judgement.cell == Cell::NOTHING || !run.packet.opens() {
+        return;
+    }
+    let slot = Table::shadow_slot();
+    if slot < SLOTS && slot != run.slot {
+        ask_shadow(skb, run, slot);
+    }
+}
+
+// VERIFIER: a global function, checked once and by itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn ask_shadow(skb: *mut __sk_buff, run: *mut Run, slot: u32) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let table = Table::in_slot(slot);
+    let Some(cell) = cell_to_pod(&run.packet, &table, &place(&TcContext::new(skb))) else {
+        return 0;
+    };
+    let disagrees = cell.verdict() as u8 != run.judgement.cell.verdict() as u8;
+    if let Some(hits) = HITS.get_ptr_mut(hits_index(slot, cell.record())) {
+        // SAFETY: the value is this CPU's own.
+        unsafe {
+            (*hits).packets += 1;
+            (*hits).opened += u64::from(disagrees);
+        }
+    }
+    if disagrees {
+        count(Reason::ShadowDisagrees);
+        run.news = true;
+        run.shadow_epoch = table.at(header::EPOCH);
+        run.shadow_cell = cell.0;
+    }
+    0
 }
 
 /// Sends an event, and logs.
@@ -112,6 +156,8 @@ fn send(hook: u8, run: &Run, interface: u32) {
         destination: packet.destination,
         source_port: packet.source_port,
         destination_port: packet.destination_port,
+        shadow_epoch: run.shadow_epoch,
+        shadow_cell: run.shadow_cell,
     });
     entry.submit(0);
 }

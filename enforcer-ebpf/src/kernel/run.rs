@@ -26,6 +26,9 @@ pub struct Run {
     pub slot: u32,
     /// Worth an event.
     pub news: bool,
+    /// Activation and cell of the shadow table where it disagrees; otherwise 0.
+    pub shadow_epoch: u32,
+    pub shadow_cell: u32,
 }
 
 /// Memory for a run, in units of eight bytes.

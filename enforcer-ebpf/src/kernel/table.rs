@@ -9,6 +9,7 @@ use core::{
     ptr::{null, read_volatile},
 };
 
+use aya_ebpf::helpers::bpf_ktime_get_boot_ns;
 use enforcer_ebpf::{
     decide,
     maps::active,
@@ -39,6 +40,16 @@ impl Table {
             None => u32::MAX,
         };
         Self::in_slot(slot)
+    }
+
+    /// Slot of the table that is only asked beside the active one; no slot where there is none.
+    #[inline(always)]
+    pub fn shadow_slot() -> u32 {
+        match ACTIVE.get_ptr(active::SHADOW) {
+            // SAFETY: as above.
+            Some(word) => unsafe { read_volatile(word) },
+            None => u32::MAX,
+        }
     }
 
     #[inline(always)]
@@ -87,6 +98,13 @@ impl Words for Table {
                 read_volatile(first.add(3)),
             ]
         }
+    }
+
+    #[inline(always)]
+    fn seconds(&self) -> u32 {
+        // SAFETY: a plain helper call.
+        let seconds = unsafe { bpf_ktime_get_boot_ns() } / 1_000_000_000;
+        (seconds & 0xffff_ffff) as u32
     }
 
     #[inline(always)]

@@ -75,6 +75,8 @@ pub fn parse(bytes: &[u8]) -> Option<Event> {
         time_low: word(52),
         time_high: word(56),
         slot: word(60),
+        shadow_epoch: word(64),
+        shadow_cell: word(68),
     })
 }
 
@@ -94,6 +96,8 @@ const _: () = {
     assert!(offset_of!(Event, time_low) == 52);
     assert!(offset_of!(Event, time_high) == 56);
     assert!(offset_of!(Event, slot) == 60);
+    assert!(offset_of!(Event, shadow_epoch) == 64);
+    assert!(offset_of!(Event, shadow_cell) == 68);
 };
 
 #[cfg(test)]
@@ -102,12 +106,12 @@ mod tests {
 
     #[test]
     fn only_whole_events_are_read() {
-        let mut bytes = [0u8; 64];
+        let mut bytes = [0u8; 72];
         bytes[12] = 7;
         bytes[48..50].copy_from_slice(&8080u16.to_ne_bytes());
-        let event = parse(&bytes).expect("64 bytes are an event");
+        let event = parse(&bytes).expect("72 bytes are an event");
         assert_eq!((event.reason, event.source_port), (7, 8080));
-        assert!(parse(&bytes[..63]).is_none(), "a byte is missing");
-        assert!(parse(&[0; 65]).is_none(), "a byte too many");
+        assert!(parse(&bytes[..71]).is_none(), "a byte is missing");
+        assert!(parse(&[0; 73]).is_none(), "a byte too many");
     }
 }

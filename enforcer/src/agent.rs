@@ -3,7 +3,11 @@
 //! [`start`](start::start) brings it up. Every order goes through one lock, so that activations
 //! follow one another; packets never wait for it.
 
+mod explain;
+mod pause;
 mod proxied;
+mod rollback;
+mod shadow;
 pub mod start;
 mod status;
 mod takeover;
@@ -15,10 +19,13 @@ use std::{
     time::Instant,
 };
 
-use arc_swap::ArcSwapOption;
-use enforcer_ebpf::words::SLOTS;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use enforcer_ebpf::reason::Reason;
 use tokio::sync::watch;
 
+pub use explain::{Explained, Live};
+pub use pause::{PAUSE_MAX, PauseError, PauseStatus, Paused};
+pub use shadow::{ShadowRule, ShadowStatus};
 pub use start::{Options, Running, StartError};
 pub use status::{PodStatus, Status};
 
@@ -29,9 +36,11 @@ use crate::{
     inventory::{Inventory, LocalPod, PodName},
     proxy_host::Watched,
     report::{
-        Reporter,
+        Kind, Reporter,
         counters::{Counters, CountersError},
+        line,
     },
+    state::{HISTORY_MAX, Keeper, Kept, Names, Past},
     table::Tables,
 };
 
@@ -45,8 +54,12 @@ pub struct Agent {
     pub proxy: OnceLock<Watched>,
     /// Epoch of the last activation.
     pub(crate) changes: watch::Sender<u64>,
+    /// Pauses, as far as the proxy must know of them.
+    paused: ArcSwap<Paused>,
     settings: Settings,
     hook: Hook,
+    /// As it was started, for reports.
+    configuration: BTreeMap<String, serde_json::Value>,
 }
 
 struct State {
@@ -54,10 +67,10 @@ struct State {
     counters: Counters,
     out: OutFlows,
     inventory: Inventory,
-    /// What lies in each slot, as far as this agent has put it there.
-    slots: [Option<Arc<Generation>>; SLOTS as usize],
-    /// Highest generation of a bundle that was ever active: one without a number resets nothing.
-    newest: u64,
+    shadow: Option<shadow::Shadow>,
+    keeper: Keeper,
+    /// What the keeper was given last.
+    kept: Kept,
 }
 
 /// Why an order was not carried out. Nothing has changed.
@@ -65,6 +78,14 @@ struct State {
 pub enum OrderError {
     #[error("no table is active yet")]
     NoTable,
+    #[error("no shadow generation is loaded: `enforcer shadow load` does that")]
+    NoShadow,
+    #[error("no bundle that was active before this one is kept: there is nothing to go back to")]
+    NothingBefore,
+    #[error("{0}")]
+    Unexplained(String),
+    #[error(transparent)]
+    Pause(#[from] PauseError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
     #[error(transparent)]
@@ -78,7 +99,7 @@ impl Agent {
     pub fn load(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
         let loaded = apply::read(path)?;
         let mut state = self.state();
-        apply::check_order(&loaded, state.newest)?;
+        apply::check_order(&loaded, state.kept.newest)?;
         let prepared = apply::link(
             &loaded,
             &state.inventory,
@@ -99,7 +120,42 @@ impl Agent {
         }
         let slots = Before::of(&state.tables).slots(&state.inventory);
         let owners = owners(&state.inventory, &slots);
-        Ok(state.out.clean(&owners)?)
+        let cleaned = state.out.clean(&owners);
+        self.keep_requests(state);
+        Ok(cleaned?)
+    }
+
+    /// Keeps what only this process knows. To be called before it ends.
+    pub fn keep(&self) {
+        self.keep_requests(&mut self.state());
+    }
+
+    /// Takes away what was kept: everything is detached. Nothing is kept from now on.
+    pub fn forget(&self) {
+        self.state().keeper.forget();
+    }
+
+    /// Events that were counted by the kernel and not sent.
+    pub fn events_dropped(&self) -> Result<u64, OrderError> {
+        Ok(self.state().counters.reason(Reason::EventDropped)?)
+    }
+
+    /// Names the requests that were counted by number.
+    fn count_requests(&self, state: &mut State) -> bool {
+        let policy = |epoch, rule| {
+            let generation = self.reporter.generation(epoch)?;
+            generation.rules.policy_name(rule).map(str::to_owned)
+        };
+        let mut requests = self.reporter.requests.take(policy).peekable();
+        let any = requests.peek().is_some();
+        state.counters.add_requests(requests);
+        any
+    }
+
+    fn keep_requests(&self, state: &mut State) {
+        if self.count_requests(state) {
+            state.keep();
+        }
     }
 
     /// Everything that can fail comes first; then the reporter and the proxy learn of the new table
@@ -115,21 +171,31 @@ impl Agent {
             .check(&prepared.linked.words)
             .map_err(ApplyError::from)?;
         let began = Instant::now();
-        let idle = state.tables.await_readers().map_err(ApplyError::from)?;
-        let old = state.slots[idle as usize].clone();
-        let records = state.tables.records(idle);
-        state.counters.retire(idle, old.as_deref(), records)?;
-        state.slots[idle as usize] = None;
-        let staged = state.tables.stage(&prepared.linked.words);
+        // Their names are those of generations that are about to be forgotten.
+        self.count_requests(state);
+        let idle = state.tables.idle_slot();
+        state.make_room(idle)?;
+        let staged = state.tables.stage_in(idle, &prepared.linked.words);
         let staged = staged.map_err(ApplyError::from)?;
+        let bytes = loaded.bytes.clone();
         let generation = apply::generation(loaded, prepared, &staged, began.elapsed());
         let generation = Arc::new(generation);
+        let names = Names::of(generation.epoch, &generation.attributions);
+        state.assign(idle, names);
         self.reporter.activate(generation.clone());
         state.tables.switch(&staged);
+        self.activated(state, &generation, &bytes);
+        let about = described(&generation);
+        self.reporter.notice(Kind::Active, about, None);
+        Ok(generation)
+    }
+
+    /// Everybody learns of the table that has just become active.
+    fn activated(&self, state: &mut State, generation: &Arc<Generation>, bytes: &[u8]) {
         self.active.store(Some(generation.clone()));
-        state.slots[staged.slot as usize] = Some(generation.clone());
-        state.newest = state.newest.max(generation.generation);
         self.changes.send_replace(u64::from(generation.epoch));
+        self.pauses_changed(state, generation);
+        state.remember(generation, bytes);
         tracing::info!(
             epoch = generation.epoch,
             generation = generation.generation,
@@ -139,13 +205,71 @@ impl Agent {
             publish_us = generation.times.publish_us,
             "active"
         );
-        Ok(generation)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         // A panic while it was held leaves whole values: every step of an activation is one store.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl State {
+    /// Empties a slot that is to be written: waits until nobody reads it, and takes over what was
+    /// counted there.
+    fn make_room(&mut self, slot: u32) -> Result<(), OrderError> {
+        self.tables.await_readers(slot).map_err(ApplyError::from)?;
+        let records = self.tables.records(slot);
+        self.counters.retire(slot)?;
+        self.keep();
+        Ok(self.counters.clear(slot, records)?)
+    }
+
+    /// What the records of a slot stand for is kept before they can be counted.
+    fn assign(&mut self, slot: u32, names: Names) {
+        self.keeper.keep_names(slot, &names);
+        self.counters.assign(slot, names);
+        self.keep();
+    }
+
+    /// A bundle that has become active can be gone back to.
+    fn remember(&mut self, generation: &Generation, bytes: &[u8]) {
+        self.kept.newest = self.kept.newest.max(generation.generation);
+        let history = &mut self.kept.history;
+        if history
+            .last()
+            .is_none_or(|past| past.hash != generation.hash)
+        {
+            history.push(Past {
+                generation: generation.generation,
+                hash: generation.hash.clone(),
+                bundle: generation.bundle.clone(),
+                since: line::now(),
+            });
+            let over = history.len().saturating_sub(HISTORY_MAX);
+            history.drain(..over);
+        }
+        self.keeper.keep_bundle(&generation.hash, bytes);
+        let hashes = self.kept.history.iter().map(|past| past.hash.as_str());
+        self.keeper.forget_bundles_but(&hashes.collect());
+        self.keep();
+    }
+
+    fn keep(&mut self) {
+        self.kept.hits = self.counters.sums();
+        self.kept.slots = self.counters.assigned();
+        self.keeper.keep(&self.kept);
+    }
+}
+
+/// A generation in words, for notices.
+fn described(generation: &Generation) -> String {
+    format!(
+        "{}: generation {}, epoch {}, sha256 {}",
+        generation.bundle.display(),
+        generation.generation,
+        generation.epoch,
+        generation.hash.get(..12).unwrap_or(&generation.hash)
+    )
 }
 
 /// Who may own outbound connections.

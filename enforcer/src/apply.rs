@@ -3,6 +3,7 @@
 
 mod attribution;
 mod before;
+mod namespaces;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,11 +18,13 @@ use policyc::{
     bundle::{self, Bundle, BundleError},
     l7::CompileError,
     link::{self, HostMode, LinkError, Linked, LinkedPod, Local, NodeView, Summary},
+    lower::cell::Decided,
 };
 
 pub use attribution::Attribution;
 use attribution::attributions;
 pub use before::Before;
+pub use namespaces::NamespaceSelector;
 
 use crate::{
     inventory::{Enrolment, Inventory, PodName},
@@ -31,6 +34,10 @@ use crate::{
 
 /// Largest bundle that is read, in bytes.
 const BUNDLE_MAX: u64 = 1 << 30;
+
+/// How long the connections that a pod has open may be looked for, before it is policed without
+/// them: so long it is open when the agent is killed just then.
+const SEEDING_MAX: Duration = Duration::from_secs(60);
 
 /// How this node enforces.
 #[derive(Clone, Debug, Default)]
@@ -43,8 +50,10 @@ pub struct Settings {
     pub events_allowed: bool,
     pub host: HostMode,
     pub pod_cidrs: Vec<ipnet::IpNet>,
-    /// Namespaces whose pods are guarded, and not policed.
-    pub excluded_namespaces: Vec<String>,
+    /// Namespaces whose pods are policed; empty for all.
+    pub enrolled_namespaces: Vec<NamespaceSelector>,
+    /// Of those, namespaces whose pods are guarded, and not policed.
+    pub excluded_namespaces: Vec<NamespaceSelector>,
 }
 
 /// One activation: what the table means. Lives as long as an event or a connection may name it.
@@ -63,6 +72,8 @@ pub struct Generation {
     pub pods: Vec<LinkedPod>,
     /// By the record number of a cell; record 0 is "no record".
     pub attributions: Vec<Attribution>,
+    /// The same, what they say.
+    pub verdicts: Vec<Decided>,
     /// What the proxy judges by.
     pub rules: Rules,
     /// Slots of the pods' addresses.
@@ -116,6 +127,8 @@ pub enum ApplyError {
         found: u64,
         active: u64,
     },
+    #[error("`{path}` is another bundle than the one that is active, which was not kept")]
+    Another { path: PathBuf },
     #[error(transparent)]
     Table(#[from] TableError),
 }
@@ -125,6 +138,8 @@ pub enum ApplyError {
 pub struct Loaded {
     pub bundle: Bundle,
     pub path: PathBuf,
+    /// As they were read.
+    pub bytes: Vec<u8>,
     pub time: Duration,
 }
 
@@ -157,6 +172,7 @@ pub fn read(path: &Path) -> Result<Loaded, ApplyError> {
     Ok(Loaded {
         bundle,
         path: path.into(),
+        bytes,
         time: start.elapsed(),
     })
 }
@@ -171,7 +187,8 @@ pub fn link(
     capacity: u32,
 ) -> Result<Prepared, ApplyError> {
     let start = Instant::now();
-    let view = view(inventory, settings, before, capacity);
+    let slots = before.slots(inventory);
+    let view = view(inventory, settings, before, capacity, &slots);
     let linked =
         link::link(&loaded.bundle.program, &inventory.cluster, &view, &[]).map_err(|source| {
             ApplyError::Link {
@@ -186,12 +203,14 @@ pub fn link(
             path: loaded.path.clone(),
             source,
         })?;
-    Ok(Prepared {
+    let mut prepared = Prepared {
         rules,
         slots: slots_by_address(inventory, &linked),
         linked,
         time: start.elapsed(),
-    })
+    };
+    prepared.pause(before, &slots);
+    Ok(prepared)
 }
 
 /// What an activation means, once its words lie in a slot: everything that reports and the proxy
@@ -213,6 +232,7 @@ pub fn generation(
         words: linked.words.len(),
         summary: linked.summary,
         attributions: attributions(&loaded.bundle.program, &linked.records),
+        verdicts: linked.records.iter().map(|r| r.verdict).collect(),
         pods: linked.pods,
         rules: prepared.rules,
         slots: prepared.slots,
@@ -240,24 +260,68 @@ pub fn check_order(loaded: &Loaded, active: u64) -> Result<(), ApplyError> {
 
 impl Prepared {
     /// Lets the packets of those of these pods that are policed be judged and reported, and none be
-    /// refused, until their flags are cleared. Returns which they are.
-    pub fn pause(&mut self, pods: &BTreeSet<PodName>) -> BTreeSet<PodName> {
-        let first = self.linked.words[header::PODS as usize];
-        let mut paused = BTreeSet::new();
-        for pod in self.linked.pods.iter().filter(|pod| pod.enrolled) {
-            let name = (pod.namespace.clone(), pod.name.clone());
+    /// refused, until their flags are cleared or [`SEEDING_MAX`] is over. Returns which they are.
+    pub fn seed(&mut self, pods: &BTreeSet<PodName>) -> BTreeSet<PodName> {
+        let until = until(SEEDING_MAX);
+        let mut seeding = BTreeSet::new();
+        for (name, at) in self.policed() {
             if pods.contains(&name) {
-                let at = first + pod.slot * pod::WORDS + pod::FLAGS;
-                self.linked.words[at as usize] |= pod_flags::PAUSED;
-                paused.insert(name);
+                self.linked.words[at + pod::SEEDING_UNTIL as usize] = until;
+                self.linked.words[at + pod::FLAGS as usize] |= pod_flags::SEEDING;
+                seeding.insert(name);
             }
         }
-        paused
+        seeding
+    }
+
+    /// Pauses go on, whoever has made them.
+    fn pause(&mut self, before: &Before, slots: &BTreeMap<PodName, u32>) {
+        let paused = before.paused(slots);
+        for (name, at) in self.policed() {
+            if let Some(until) = paused.get(&name) {
+                self.linked.words[at + pod::PAUSED_UNTIL as usize] = *until;
+                self.linked.words[at + pod::FLAGS as usize] |= pod_flags::PAUSED;
+            }
+        }
+        if let Some(until) = before.all_paused_until() {
+            self.linked.words[header::PAUSED_UNTIL as usize] = until;
+            self.linked.words[header::OPTIONS as usize] |= options::PAUSED;
+        }
+    }
+
+    /// The policed pods, and where their words begin.
+    fn policed(&self) -> Vec<(PodName, usize)> {
+        let first = self.linked.words[header::PODS as usize];
+        let policed = self.linked.pods.iter().filter(|pod| pod.enrolled);
+        policed
+            .map(|pod| {
+                let at = first + pod.slot * pod::WORDS;
+                ((pod.namespace.clone(), pod.name.clone()), at as usize)
+            })
+            .collect()
     }
 }
 
-fn view(inventory: &Inventory, settings: &Settings, before: &Before, capacity: u32) -> NodeView {
-    let slots = before.slots(inventory);
+/// Seconds since boot, as the kernel counts them.
+pub fn seconds_since_boot() -> u32 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
+}
+
+/// The last second since boot of a time that begins now.
+pub fn until(time: Duration) -> u32 {
+    let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
+    // The second that has begun already does not count.
+    seconds_since_boot().saturating_add(seconds)
+}
+
+fn view(
+    inventory: &Inventory,
+    settings: &Settings,
+    before: &Before,
+    capacity: u32,
+    slots: &BTreeMap<PodName, u32>,
+) -> NodeView {
     NodeView {
         local: Local::Only(inventory.names()),
         interfaces: inventory
@@ -273,7 +337,7 @@ fn view(inventory: &Inventory, settings: &Settings, before: &Before, capacity: u
         addresses: inventory.node_addresses.clone(),
         pod_cidrs: settings.pod_cidrs.clone(),
         host: settings.host,
-        excluded_namespaces: settings.excluded_namespaces.iter().cloned().collect(),
+        excluded_namespaces: namespaces::excluded(inventory, settings),
         guarded_only: inventory
             .pods
             .iter()
@@ -281,10 +345,10 @@ fn view(inventory: &Inventory, settings: &Settings, before: &Before, capacity: u
             .map(|pod| pod.name.clone())
             .collect(),
         options: option_bits(settings),
-        pod_flags: before.flags(inventory, &slots),
+        pod_flags: before.flags(inventory, slots),
         epoch: before.epoch + 1,
         capacity,
-        slots,
+        slots: slots.clone(),
     }
 }
 

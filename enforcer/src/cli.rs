@@ -2,9 +2,13 @@
 
 mod detach;
 mod doctor;
+mod explain;
 mod load;
 mod monitor;
+mod pause;
+mod rollback;
 mod run;
+mod shadow;
 mod socket;
 mod status;
 
@@ -28,7 +32,12 @@ enum Command {
     Run(run::Run),
     Status(status::StatusCommand),
     Monitor(monitor::Monitor),
+    Explain(explain::Explain),
     Load(load::Load),
+    Rollback(rollback::Rollback),
+    Shadow(shadow::Shadow),
+    Pause(pause::Pause),
+    Resume(pause::Resume),
     Detach(detach::Detach),
     Doctor(doctor::Doctor),
 }
@@ -44,6 +53,22 @@ struct SocketArgs {
         default_value = "/run/enforcer/enforcer.sock"
     )]
     socket: PathBuf,
+}
+
+/// Where the agent keeps what the kernel does not.
+#[derive(Debug, Args)]
+struct StateArgs {
+    /// Folder for bundles to go back to, hits of earlier tables and reasons of pauses; default: the
+    /// socket's path with `.state` appended
+    #[arg(long, value_name = "DIR", env = "ENFORCER_STATE_DIR")]
+    state_dir: Option<PathBuf>,
+}
+
+impl StateArgs {
+    fn folder(&self, socket: &SocketArgs) -> PathBuf {
+        let given = self.state_dir.clone();
+        given.unwrap_or_else(|| crate::state::beside(&socket.socket))
+    }
 }
 
 /// Where the agent's things outlive it.
@@ -70,6 +95,7 @@ struct PlaceArgs {
 /// How a command prints.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Format {
+    #[value(alias = "pretty")]
     Human,
     Json,
 }
@@ -80,7 +106,12 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Monitor(command) => command.run(),
+        Command::Explain(command) => command.run(),
         Command::Load(command) => command.run(),
+        Command::Rollback(command) => command.run(),
+        Command::Shadow(command) => command.run(),
+        Command::Pause(command) => command.run(),
+        Command::Resume(command) => command.run(),
         Command::Detach(command) => command.run(),
         Command::Doctor(command) => command.run(),
     }

@@ -4,8 +4,9 @@
 //! Only the owner of the socket, root, may connect: its mode is 0600 from the first moment.
 
 mod bound;
+mod filter;
 
-use std::{io, path::PathBuf, sync::Arc};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -21,24 +22,49 @@ use tokio::{
 };
 
 pub use bound::{Bound, ControlError, bind};
+pub use filter::Filter;
 
+pub use crate::report::Line;
 use crate::{
-    agent::{Agent, Status},
+    agent::{Agent, Explained, PauseStatus, Status},
+    apply::Generation,
     detach::Removed,
-    report::{Verdict, VerdictLine},
 };
 
 /// Most bytes of one request.
 const REQUEST_MAX: u64 = 64 << 10;
 
 /// What the agent may be asked.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(tag = "command", rename_all = "lowercase", deny_unknown_fields)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Request {
     Status {},
     /// The path as the agent sees it.
     Load {
         bundle: PathBuf,
+    },
+    /// Back to the bundle that was active before.
+    Rollback {},
+    /// `namespace/name`, or null for every pod.
+    Pause {
+        #[serde(deserialize_with = "told")]
+        pod: Option<String>,
+        seconds: u64,
+        reason: Option<String>,
+    },
+    Resume {
+        #[serde(deserialize_with = "told")]
+        pod: Option<String>,
+    },
+    ShadowLoad {
+        bundle: PathBuf,
+    },
+    ShadowPromote {},
+    ShadowDrop {},
+    /// `now` is in seconds since 1970.
+    Explain {
+        request: Box<policyc::request::Request>,
+        now: u64,
     },
     Monitor {
         #[serde(default)]
@@ -48,36 +74,17 @@ pub enum Request {
     Detach {},
 }
 
-/// Which lines a monitor wants; what is empty wants all.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Filter {
-    /// Namespace of the source or of the destination.
-    #[serde(default)]
-    pub namespace: Option<String>,
-    /// `namespace/name`, or a name, of the source or of the destination.
-    #[serde(default)]
-    pub pod: Option<String>,
-    #[serde(default)]
-    pub verdict: Option<Verdict>,
-    /// `namespace/name` of the deciding, auditing or dry-run policy.
-    #[serde(default)]
-    pub policy: Option<String>,
-}
-
 /// What the agent answers.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     Status(Box<Status>),
-    Loaded {
-        generation: u64,
-        epoch: u32,
-        hash: String,
-        words: usize,
-        link_us: u64,
-        publish_us: u64,
-    },
+    Loaded(Loaded),
+    Paused(PauseStatus),
+    /// So many pauses have ended.
+    Resumed(usize),
+    Dropped {},
+    Explained(Box<Explained>),
     /// A monitor's lines follow.
     Monitoring {},
     /// Everything is detached, and the agent goes.
@@ -86,15 +93,35 @@ pub enum Answer {
     Error(String),
 }
 
-/// What a monitor is sent.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Line {
-    /// The monitor was too slow: so many lines, wanted or not, have passed it by.
-    Lost {
-        lost: u64,
-    },
-    Verdict(Box<VerdictLine>),
+/// A generation that is active now, or asked beside the active one.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Loaded {
+    pub bundle: String,
+    pub generation: u64,
+    pub epoch: u32,
+    pub hash: String,
+    pub words: usize,
+    pub link_us: u64,
+    pub publish_us: u64,
+}
+
+impl Loaded {
+    fn of(generation: &Generation) -> Self {
+        Self {
+            bundle: generation.bundle.display().to_string(),
+            generation: generation.generation,
+            epoch: generation.epoch,
+            hash: generation.hash.clone(),
+            words: generation.words,
+            link_us: generation.times.link_us,
+            publish_us: generation.times.publish_us,
+        }
+    }
+}
+
+/// A field that is left out must not mean everything.
+fn told<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    Option::deserialize(from)
 }
 
 /// Someone who waits to hear what was detached.
@@ -182,16 +209,27 @@ async fn client(
 }
 
 fn answer(agent: &Agent, request: &Request) -> Answer {
+    let loaded = |generation: Arc<Generation>| Answer::Loaded(Loaded::of(&generation));
     let result = match request {
         Request::Status {} => agent.status().map(|s| Answer::Status(Box::new(s))),
-        Request::Load { bundle } => agent.load(bundle).map(|generation| Answer::Loaded {
-            generation: generation.generation,
-            epoch: generation.epoch,
-            hash: generation.hash.clone(),
-            words: generation.words,
-            link_us: generation.times.link_us,
-            publish_us: generation.times.publish_us,
-        }),
+        Request::Load { bundle } => agent.load(bundle).map(loaded),
+        Request::Rollback {} => agent.rollback().map(loaded),
+        Request::Pause {
+            pod,
+            seconds,
+            reason,
+        } => {
+            let time = Duration::from_secs(*seconds);
+            let paused = agent.pause(pod.as_deref(), time, reason.clone());
+            paused.map(Answer::Paused)
+        }
+        Request::Resume { pod } => agent.resume(pod.as_deref()).map(Answer::Resumed),
+        Request::ShadowLoad { bundle } => agent.load_shadow(bundle).map(loaded),
+        Request::ShadowPromote {} => agent.promote_shadow().map(loaded),
+        Request::ShadowDrop {} => agent.drop_shadow().map(|()| Answer::Dropped {}),
+        Request::Explain { request, now } => agent
+            .explain(request, *now)
+            .map(|explained| Answer::Explained(Box::new(explained))),
         Request::Monitor { .. } | Request::Detach {} => {
             return Answer::Error("not a request with one answer".into());
         }
@@ -200,7 +238,7 @@ fn answer(agent: &Agent, request: &Request) -> Answer {
 }
 
 async fn monitor(
-    mut lines: broadcast::Receiver<Arc<VerdictLine>>,
+    mut lines: broadcast::Receiver<Arc<Line>>,
     filter: &Filter,
     mut write: OwnedWriteHalf,
 ) -> io::Result<()> {
@@ -232,34 +270,6 @@ async fn send(write: &mut OwnedWriteHalf, answer: &impl Serialize) -> io::Result
     let mut line = serde_json::to_vec(answer).map_err(io::Error::other)?;
     line.push(b'\n');
     write.write_all(&line).await
-}
-
-impl Filter {
-    /// Whether a line is wanted.
-    pub fn wants(&self, line: &VerdictLine) -> bool {
-        let ends = [line.src.to_string(), line.dst.to_string()];
-        let any_end = |matches: &dyn Fn(&str, &str) -> bool| {
-            ends.iter()
-                .flat_map(|end| end.split_once('/'))
-                .any(|(namespace, name)| matches(namespace, name))
-        };
-        let namespace = self
-            .namespace
-            .as_ref()
-            .is_none_or(|wanted| any_end(&|namespace, _| namespace == wanted));
-        let pod = self.pod.as_ref().is_none_or(|wanted| {
-            any_end(&|namespace, name| match wanted.split_once('/') {
-                Some(both) => both == (namespace, name),
-                None => name == wanted,
-            })
-        });
-        let policy = self.policy.as_ref().is_none_or(|wanted| {
-            line.policy.as_ref() == Some(wanted)
-                || line.audit.iter().any(|hit| hit.policy == *wanted)
-                || line.dry_run.iter().any(|hit| hit.policy == *wanted)
-        });
-        namespace && pod && policy && self.verdict.is_none_or(|wanted| wanted == line.verdict)
-    }
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub mod proxy_host;
 pub mod proxy_netns;
 pub mod report;
 pub mod rights;
+pub mod state;
 pub mod table;
 
 /// An error with all that caused it, on one line.

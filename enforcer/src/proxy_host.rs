@@ -7,9 +7,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
+use enforcer_ebpf::reason::Reason;
 use policyc::{
     ir::RuleRef,
-    request::{DryRunHit, Expected, Hit, Http, Layer},
+    request::{Cause, DryRunHit, Expected, Hit, Http, Layer},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -18,9 +19,11 @@ use tokio::sync::watch;
 use crate::{
     agent::Agent,
     netns::Netns,
-    proxy::{self, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Ruling, Spoken, Stats},
+    proxy::{
+        self, Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Ruling, Spoken, Stats,
+    },
     proxy_flows::{Leg, ProxyFlows, key},
-    report::{Verdict, VerdictLine, line},
+    report::{Verdict, VerdictLine, line, requests},
 };
 
 /// What can go wrong when the proxy is started.
@@ -209,9 +212,20 @@ impl Flows for KernelFlows {
 impl Judge for Agent {
     fn ruling(&self, flow: Flow, maker: Maker) -> Option<Ruling> {
         let active = self.active.load();
-        active
-            .as_ref()
-            .map(|generation| generation.rules.ruling(flow, maker))
+        active.as_ref().map(|generation| {
+            // What began through the proxy before the pause stays there, and passes.
+            if self.is_paused(flow.pod.ip()) {
+                return Ruling {
+                    epoch: generation.epoch,
+                    decision: Decision::Settled {
+                        verdict: Expected::Allow,
+                        cause: Cause::NoAllowPolicy,
+                        rule: None,
+                    },
+                };
+            }
+            generation.rules.ruling(flow, maker)
+        })
     }
 
     fn changes(&self) -> watch::Receiver<u64> {
@@ -226,6 +240,10 @@ impl Judge for Agent {
 
 impl proxy::Reporter for Agent {
     fn verdict(&self, event: &Event<'_>) {
+        let paused = self.is_paused(event.destination.ip());
+        if !paused {
+            self.reporter.requests.count(event.epoch, hits(event));
+        }
         if !self.reporter.is_heard() {
             return;
         }
@@ -249,11 +267,15 @@ impl proxy::Reporter for Agent {
         let source = event.source.ip().to_canonical();
         let destination = event.destination.ip().to_canonical();
         let (protocol, http) = spoken(&event.spoken);
-        let reason = line::cause_name(&event.cause);
+        let reason = match paused {
+            true => Reason::Paused.name().to_owned(),
+            false => line::cause_name(&event.cause),
+        };
         self.reporter.line(VerdictLine {
             id: format!("{}-{}", event.epoch, self.reporter.number()),
             time: line::now(),
             src: self.reporter.peer(source),
+            src_principal: self.reporter.principal(source),
             src_ip: source,
             src_port: event.source.port(),
             dst: self.reporter.peer(destination),
@@ -278,8 +300,19 @@ impl proxy::Reporter for Agent {
                 .generation(event.epoch)
                 .map_or(0, |generation| generation.generation),
             http,
+            shadow: None,
         });
     }
+}
+
+fn hits<'a>(event: &'a Event<'_>) -> impl Iterator<Item = requests::Hit> + 'a {
+    use requests::Hit;
+    let audit = event.audit.iter().copied().map(Hit::Audit);
+    let tried = |action, rules: &'a [RuleRef]| rules.iter().map(move |r| Hit::DryRun(action, *r));
+    std::iter::once(Hit::Decided(event.cause, event.rule))
+        .chain(audit)
+        .chain(tried("ALLOW", event.dry_run_allow))
+        .chain(tried("DENY", event.dry_run_deny))
 }
 
 fn spoken(spoken: &Spoken<'_>) -> (&'static str, Option<Http>) {

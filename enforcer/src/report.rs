@@ -6,6 +6,8 @@
 pub mod counters;
 pub mod events;
 pub mod line;
+mod notice;
+pub mod requests;
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -17,23 +19,40 @@ use std::{
 };
 
 use enforcer_ebpf::{event::Event, reason::Reason, words::Cell};
-use policyc::cluster::Cluster;
+use policyc::{cluster::Cluster, link::Identity};
 use tokio::sync::broadcast;
 
-pub use line::{Peer, Verdict, VerdictLine};
+pub use line::{Peer, ShadowVerdict, Verdict, VerdictLine};
+pub use notice::{Kind, Line, Notice};
 
-use crate::{apply::Generation, flows::address_of};
+use requests::Requests;
+
+use crate::{
+    apply::{Attribution, Generation},
+    flows::address_of,
+};
 
 /// Lines that a slow listener may lag behind before it loses some.
 const LAG_MAX: usize = 4096;
 /// Activations whose records are kept for events that are still on their way.
 const GENERATIONS_KEPT: usize = 4;
 
+/// A pod that holds an address.
+struct Named {
+    /// `namespace/name`
+    pod: String,
+    /// What its certificate would say.
+    principal: String,
+}
+
 /// Expands events and hands them to whoever listens.
 pub struct Reporter {
-    listeners: broadcast::Sender<Arc<VerdictLine>>,
+    listeners: broadcast::Sender<Arc<Line>>,
     generations: RwLock<VecDeque<Arc<Generation>>>,
-    names: RwLock<BTreeMap<IpAddr, String>>,
+    shadow: RwLock<Option<Arc<Generation>>>,
+    names: RwLock<BTreeMap<IpAddr, Named>>,
+    /// Hits on requests.
+    pub requests: Requests,
     next: AtomicU64,
     /// Wall clock minus the kernel's, in nanoseconds.
     boot: i128,
@@ -44,7 +63,9 @@ impl Reporter {
         Self {
             listeners: broadcast::Sender::new(LAG_MAX),
             generations: RwLock::default(),
+            shadow: RwLock::default(),
             names: RwLock::default(),
+            requests: Requests::default(),
             next: AtomicU64::new(1),
             boot: line::boot_time_ns(),
         }
@@ -63,6 +84,11 @@ impl Reporter {
         }
     }
 
+    /// From now on events may name this activation as the one that disagrees.
+    pub fn shadow(&self, generation: Option<Arc<Generation>>) {
+        *self.shadow.write().unwrap_or_else(PoisonError::into_inner) = generation;
+    }
+
     /// Whose addresses are whose.
     pub fn name_pods(&self, cluster: &Cluster) {
         let names = cluster
@@ -70,15 +96,23 @@ impl Reporter {
             .iter()
             .filter(|pod| !pod.finished && !pod.template.host_network)
             .flat_map(|pod| {
-                let name = format!("{}/{}", pod.namespace, pod.name);
-                pod.ips.iter().map(move |ip| (*ip, name.clone()))
+                let identity = Identity {
+                    trust_domain: cluster.mesh.trust_domain.clone(),
+                    namespace: pod.namespace.clone(),
+                    service_account: pod.template.service_account.clone(),
+                };
+                let named = move || Named {
+                    pod: format!("{}/{}", pod.namespace, pod.name),
+                    principal: identity.principal(),
+                };
+                pod.ips.iter().map(move |ip| (*ip, named()))
             })
             .collect();
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
     /// Every line from now on.
-    pub fn listen(&self) -> broadcast::Receiver<Arc<VerdictLine>> {
+    pub fn listen(&self) -> broadcast::Receiver<Arc<Line>> {
         self.listeners.subscribe()
     }
 
@@ -98,8 +132,19 @@ impl Reporter {
 
     /// Reports a line that was made elsewhere: by the proxy.
     pub fn line(&self, line: VerdictLine) {
+        self.send(Line::Verdict(Box::new(line)));
+    }
+
+    /// Tells those who listen.
+    pub fn send(&self, line: Line) {
         // Nobody listening is fine.
         let _listeners = self.listeners.send(Arc::new(line));
+    }
+
+    /// Tells those who listen, and the log, what an operator has done.
+    pub fn notice(&self, kind: Kind, about: String, reason: Option<String>) {
+        tracing::info!(reason, "{kind}: {about}");
+        self.send(Line::Notice(Notice::now(kind, about, reason)));
     }
 
     /// A number that no other line of this agent has.
@@ -111,20 +156,21 @@ impl Reporter {
     pub fn peer(&self, address: IpAddr) -> Peer {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
         match names.get(&address) {
-            Some(name) => Peer::Pod(name.clone()),
+            Some(named) => Peer::Pod(named.pod.clone()),
             None => Peer::Ip { ip: address },
         }
+    }
+
+    /// The identity of the pod that holds an address.
+    pub fn principal(&self, address: IpAddr) -> Option<String> {
+        let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
+        names.get(&address).map(|named| named.principal.clone())
     }
 
     fn expand(&self, event: &Event) -> VerdictLine {
         let generation = self.generation(event.epoch);
         let cell = Cell(event.cell);
-        let attribution = generation
-            .as_ref()
-            .and_then(|g| g.attributions.get(cell.record() as usize))
-            .filter(|_| cell.record() != 0)
-            .cloned()
-            .unwrap_or_default();
+        let attribution = attribution(generation.as_deref(), cell);
         let reason = Reason::from_number(event.reason);
         let source = address_of(&event.source);
         let destination = address_of(&event.destination);
@@ -133,6 +179,7 @@ impl Reporter {
             id: format!("{}-{}", event.epoch, self.number()),
             time: line::rfc3339(self.boot + ns),
             src: self.peer(source),
+            src_principal: self.principal(source),
             src_ip: source,
             src_port: event.source_port,
             dst: self.peer(destination),
@@ -154,7 +201,29 @@ impl Reporter {
             epoch: event.epoch,
             generation: generation.map_or(0, |g| g.generation),
             http: None,
+            shadow: self.disagreeing(event),
         }
+    }
+
+    fn disagreeing(&self, event: &Event) -> Option<ShadowVerdict> {
+        if event.shadow_epoch == 0 {
+            return None;
+        }
+        let shadow = self.shadow.read().unwrap_or_else(PoisonError::into_inner);
+        let generation = shadow
+            .clone()
+            .filter(|shadow| shadow.epoch == event.shadow_epoch)
+            .or_else(|| self.generation(event.shadow_epoch));
+        let cell = Cell(event.shadow_cell);
+        let attribution = attribution(generation.as_deref(), cell);
+        Some(ShadowVerdict {
+            verdict: line::of_cell(cell),
+            reason: attribution.cause.as_ref().map(line::cause_name),
+            policy: attribution.policy,
+            rule: attribution.rule,
+            epoch: event.shadow_epoch,
+            generation: generation.map_or(0, |g| g.generation),
+        })
     }
 
     /// The activation of that number, if it is a recent one.
@@ -166,6 +235,14 @@ impl Reporter {
             .find(|generation| generation.epoch == epoch)
             .cloned()
     }
+}
+
+fn attribution(generation: Option<&Generation>, cell: Cell) -> Attribution {
+    generation
+        .and_then(|g| g.attributions.get(cell.record() as usize))
+        .filter(|_| cell.record() != 0)
+        .cloned()
+        .unwrap_or_default()
 }
 
 impl Default for Reporter {

@@ -7,13 +7,14 @@
 
 mod create;
 mod memory;
+mod pods;
 
 use std::io;
 
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
 use enforcer_ebpf::{
     maps::{ACTIVE_WORDS, active},
-    words::{ABI, CAPACITY_MAX, MAGIC, RECORDS_MAX, SLOTS, header, pod},
+    words::{ABI, CAPACITY_MAX, MAGIC, RECORDS_MAX, SLOTS, header},
 };
 
 pub use create::{CreateError, create_outer};
@@ -21,9 +22,8 @@ pub use memory::{Counts, Memory};
 
 /// Value of ACTIVE's words while there is no such table.
 const NONE: u32 = u32::MAX;
-/// Slots that take turns. The third is for a table that is only evaluated beside the active one.
-const TURNS: u32 = 2;
-const _: () = assert!(TURNS < SLOTS);
+// One judges, one is written, one may be asked beside the first.
+const _: () = assert!(SLOTS >= 3);
 
 /// The slots, and the word that names the active one.
 #[derive(Debug)]
@@ -99,7 +99,7 @@ impl Tables {
             slots: [None, None, None],
             capacity,
         };
-        for slot in 0..TURNS {
+        for slot in 0..SLOTS {
             tables.slots[slot as usize] = tables.open(slot)?;
         }
         if tables.active_slot().is_none() {
@@ -141,17 +141,34 @@ impl Tables {
         (0..length).map(|index| self.read_active(index)).collect()
     }
 
-    /// The slot that the next table goes to.
+    /// The slot that the next table goes to. Another map is made only for a table that is asked
+    /// beside the active one, so the others take turns.
     pub fn idle_slot(&self) -> u32 {
-        self.active_slot().map_or(0, |slot| (slot + 1) % TURNS)
+        let taken = [self.active_slot(), self.shadow_slot()];
+        (0..SLOTS)
+            .find(|slot| !taken.contains(&Some(*slot)))
+            .unwrap_or(0)
     }
 
-    /// Waits until nobody reads the idle slot any more, and returns it. Blocks for a grace period,
-    /// some 10 ms, when the slot was active before.
-    pub fn await_readers(&mut self) -> Result<u32, TableError> {
-        let slot = self.idle_slot();
-        self.prepare(slot)?;
-        Ok(slot)
+    /// The slot for a table that is asked beside the active one: never the one that the next table
+    /// goes to.
+    pub fn slot_for_shadow(&self) -> u32 {
+        let free = |slot: &u32| self.active_slot() != Some(*slot);
+        self.shadow_slot()
+            .or_else(|| (0..SLOTS).rev().find(free))
+            .unwrap_or(SLOTS - 1)
+    }
+
+    /// Slot of the table that is asked beside the active one.
+    pub fn shadow_slot(&self) -> Option<u32> {
+        let slot = self.active.load(active::SHADOW);
+        (slot < SLOTS && Some(slot) != self.active_slot()).then_some(slot)
+    }
+
+    /// Waits until nobody reads a slot any more. Blocks for a grace period, some 10 ms, when it was
+    /// read before. Must not be the active one.
+    pub fn await_readers(&mut self, slot: u32) -> Result<(), TableError> {
+        self.prepare(slot)
     }
 
     /// Records that may have been counted under a slot: those of the table that lies there, or all,
@@ -170,8 +187,13 @@ impl Tables {
 
     /// Writes `words` into the idle slot. Blocks as [`Tables::await_readers`] does.
     pub fn stage(&mut self, words: &[u32]) -> Result<Staged, TableError> {
+        self.stage_in(self.idle_slot(), words)
+    }
+
+    /// Writes `words` into a slot that nobody is to read meanwhile: not the active one.
+    pub fn stage_in(&mut self, slot: u32, words: &[u32]) -> Result<Staged, TableError> {
         self.check(words)?;
-        let slot = self.await_readers()?;
+        self.prepare(slot)?;
         if let Some(idle) = &mut self.slots[slot as usize] {
             write(&mut idle.memory, words);
         }
@@ -190,16 +212,17 @@ impl Tables {
         }
     }
 
-    /// Clears bits of a pod's flags in the active table, at once.
-    pub fn clear_pod_flags(&self, pod_slot: u32, flags: u32) {
-        let at = self.read_active(header::PODS) + pod_slot * pod::WORDS + pod::FLAGS;
-        let active = self
-            .active_slot()
-            .and_then(|s| self.slots[s as usize].as_ref());
-        if let Some(slot) = active
-            && pod_slot < self.read_active(header::PODS_COUNT)
-        {
-            slot.memory.store(at, slot.memory.load(at) & !flags);
+    /// Has a staged table asked beside the active one, which goes on judging alone.
+    pub fn shadow(&mut self, staged: &Staged) {
+        self.active.store(active::SHADOW, staged.slot);
+    }
+
+    /// Ends that. The slot is to be written again only after [`Tables::await_readers`].
+    pub fn end_shadow(&mut self) {
+        let slot = self.shadow_slot();
+        self.active.store(active::SHADOW, NONE);
+        if let Some(old) = slot.and_then(|slot| self.slots[slot as usize].as_mut()) {
+            old.read_lately = true;
         }
     }
 

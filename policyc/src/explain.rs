@@ -1,6 +1,7 @@
 //! Why a request is let through or refused: the verdict, the walk through the table that led to it,
 //! and every policy that was considered with the clause that failed.
 
+pub mod arguments;
 mod failed;
 mod rules;
 mod text;

@@ -9,6 +9,7 @@
 pub mod ast;
 pub mod attach;
 pub mod bundle;
+pub mod clock;
 pub mod cluster;
 pub mod compile;
 pub mod conformance;

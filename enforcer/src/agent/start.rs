@@ -3,6 +3,7 @@
 //! leaves nothing behind; where an earlier agent's programs enforce, they go on doing so.
 
 use std::{
+    collections::BTreeMap,
     path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex},
@@ -36,6 +37,8 @@ use crate::{
         events::Log,
     },
     rights::{self, RightsError},
+    state::{Keeper, Kept, Names},
+    table::Tables,
 };
 
 /// What the agent is started with.
@@ -52,6 +55,10 @@ pub struct Options {
     pub netns: String,
     /// Where control commands are listened for.
     pub socket: PathBuf,
+    /// Folder for what the kernel does not keep.
+    pub state: PathBuf,
+    /// All of this as it was given, for reports.
+    pub configuration: BTreeMap<String, serde_json::Value>,
     /// Without it, what the proxy would judge is refused.
     pub proxy: bool,
     pub hook: Hook,
@@ -231,21 +238,35 @@ async fn bring_up(
     reporter.name_pods(&first.inventory.cluster);
     let Object { mut ebpf, tables } = object;
     let (before, capacity) = (Before::of(&tables), tables.capacity());
+    let (mut keeper, kept) = Keeper::open(&options.state);
+    let mut counters = Counters::new(take(&mut ebpf, REASONS)?, take(&mut ebpf, HITS)?)?;
+    let outgrown = take_up(&mut counters, &mut keeper, &kept, &tables, pins);
+    if let Some(last) = kept.history.last().filter(|_| before.epoch > 0)
+        && last.hash != first.loaded.bundle.hash
+    {
+        tracing::warn!(
+            active = %last.bundle.display(),
+            "the bundle that is in force is another one than --bundle names, which takes its place"
+        );
+    }
     let agent = Arc::new(Agent {
         state: Mutex::new(State {
             tables,
-            counters: Counters::new(take(&mut ebpf, REASONS)?, take(&mut ebpf, HITS)?)?,
+            counters,
             out: out_flows(&mut ebpf, pins)?,
             inventory: first.inventory,
-            slots: Default::default(),
-            newest: 0,
+            shadow: None,
+            keeper,
+            kept,
         }),
         active: arc_swap::ArcSwapOption::empty(),
         reporter,
         proxy: Default::default(),
         changes: tokio::sync::watch::Sender::new(0),
+        paused: Default::default(),
         settings: options.settings.clone(),
         hook: options.hook,
+        configuration: options.configuration.clone(),
     });
     let proxy = start_proxy(options, &agent, proxy_flows, &place)?;
     let takeover = Takeover {
@@ -253,6 +274,7 @@ async fn bring_up(
         pins,
         proxy: &place,
         before: &before,
+        outgrown,
     };
     let unremembered = takeover.unremembered(&agent.state().inventory.pods)?;
     // Epoch, slots and flags go on where an earlier agent's table stopped.
@@ -260,11 +282,11 @@ async fn bring_up(
         &first.loaded,
         &agent.state().inventory,
         &options.settings,
-        &before.clone().without_pauses(),
+        &before,
         capacity,
     )?;
-    let paused = prepared.pause(&unremembered);
-    takeover.run(&agent, first.loaded, prepared, &paused)?;
+    let seeding = prepared.seed(&unremembered);
+    takeover.run(&agent, first.loaded, prepared, &seeding)?;
     Ok(Running {
         agent,
         events,
@@ -274,6 +296,40 @@ async fn bring_up(
         object: ebpf,
         socket,
     })
+}
+
+/// Goes on counting where an earlier agent stopped. Returns what was counted in maps that are about
+/// to be replaced by larger ones, with the names of their records.
+fn take_up(
+    counters: &mut Counters,
+    keeper: &mut Keeper,
+    kept: &Kept,
+    tables: &Tables,
+    pins: &Pins,
+) -> Vec<(u32, Names)> {
+    counters.restore(kept.hits.clone());
+    let grown = pins.grown_map(HITS).exists();
+    let mut outgrown = Vec::new();
+    for (slot, epoch) in (0u32..).zip(kept.slots) {
+        let names = keeper
+            .names(slot)
+            .filter(|names| Some(names.epoch) == epoch);
+        let Some(names) = names else { continue };
+        if !grown {
+            if tables.epoch_of(slot) == epoch {
+                counters.assign(slot, names);
+            }
+            continue;
+        }
+        // The active table was copied, to whatever slot.
+        if let Some(active) = tables.active_slot()
+            && tables.epoch_of(active) == epoch
+        {
+            counters.assign(active, names.clone());
+        }
+        outgrown.push((slot, names));
+    }
+    outgrown
 }
 
 async fn classifiers() -> Result<Classifiers, StartError> {

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, time::UNIX_EPOCH};
 use policyc::link::LinkedPod;
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, OrderError, proxied};
+use super::{Agent, OrderError, PauseStatus, ShadowStatus, pause, proxied, shadow};
 use crate::{
     apply::{Generation, Times},
     inventory::{Enrolment, Inventory, LocalPod},
     proxy_host::{ProxyStatus, Watched},
     report::{counters::HitCount, line},
+    state::Past,
 };
 
 /// The state of an agent.
@@ -42,6 +43,22 @@ pub struct Status {
     /// `None` where no proxy runs.
     pub proxy: Option<ProxyStatus>,
     pub hits: Vec<HitCount>,
+    /// What is judged and not hindered, and for how long.
+    pub pauses: Vec<PauseStatus>,
+    pub shadow: Option<ShadowStatus>,
+    /// Bundles that were active, the active one last: what `enforcer rollback` can go back to.
+    pub history: Vec<Past>,
+    pub state: StateStatus,
+    /// The options that the agent was started with.
+    pub configuration: BTreeMap<String, serde_json::Value>,
+}
+
+/// Where the agent keeps what the kernel does not.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StateStatus {
+    pub folder: String,
+    /// What could not be kept, or read.
+    pub trouble: Option<String>,
 }
 
 /// How full the table is.
@@ -81,9 +98,9 @@ pub struct PodStatus {
 impl Agent {
     /// What the agent is doing.
     pub fn status(&self) -> Result<Status, OrderError> {
-        let state = self.state();
+        let state = &mut *self.state();
+        self.count_requests(state);
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        let live: Vec<&Generation> = state.slots.iter().flatten().map(AsRef::as_ref).collect();
         let scopes = scope_numbers(&active);
         let guarded = active.pods.iter().map(|pod| {
             let local = local(&state.inventory, pod);
@@ -149,7 +166,15 @@ impl Agent {
                 .map(|(reason, count)| (reason.name().into(), count))
                 .collect(),
             proxy: self.proxy.get().map(Watched::status),
-            hits: state.counters.hits(&live)?,
+            hits: state.counters.hits()?,
+            pauses: pause::pauses(state, &active),
+            shadow: shadow::status(state)?,
+            history: state.kept.history.clone(),
+            state: StateStatus {
+                folder: state.keeper.folder().display().to_string(),
+                trouble: state.keeper.trouble().map(str::to_owned),
+            },
+            configuration: self.configuration.clone(),
         })
     }
 }

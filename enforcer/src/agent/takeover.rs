@@ -8,7 +8,10 @@
 
 use std::collections::BTreeSet;
 
-use enforcer_ebpf::words::{header, pod_flags};
+use enforcer_ebpf::{
+    maps::HITS,
+    words::{header, pod_flags},
+};
 
 use super::{Agent, State, owners, start::StartError};
 use crate::{
@@ -18,6 +21,7 @@ use crate::{
     netlink::Link,
     pins::Pins,
     proxy_netns::{self, ProxyNetns},
+    state::Names,
 };
 
 /// What is attached, to what, and after what.
@@ -26,6 +30,8 @@ pub struct Takeover<'a> {
     pub pins: &'a Pins,
     pub proxy: &'a ProxyNetns,
     pub before: &'a Before,
+    /// What the records of slots stand for whose counters are replaced by larger maps.
+    pub outgrown: Vec<(u32, Names)>,
 }
 
 impl Takeover<'_> {
@@ -45,26 +51,27 @@ impl Takeover<'_> {
         Ok(names)
     }
 
-    /// Attaches programs and makes the table active. `paused` are the pods that `prepared` pauses.
+    /// Attaches programs and makes the table active. `seeding` are the pods that `prepared` spares until then.
     /// Nothing changes the verdicts that were in force before everything that can fail is done.
     pub fn run(
         mut self,
         agent: &Agent,
         loaded: Loaded,
         prepared: Prepared,
-        paused: &BTreeSet<PodName>,
+        seeding: &BTreeSet<PodName>,
     ) -> Result<(), StartError> {
         let state = &mut *agent.state();
         let judged = state.tables.active_slot().is_some();
         let outcomes = if judged {
             let outcomes = self.attach(state)?;
+            self.count_outgrown(state);
             agent.publish(state, loaded, prepared)?;
             outcomes
         } else {
             agent.publish(state, loaded, prepared)?;
             self.attach(state)?
         };
-        let seeded = seed(state, paused);
+        let seeded = seed(state, seeding);
         let detached = self.finish();
         let count = |outcome| outcomes.iter().filter(|o| **o == outcome).count();
         tracing::info!(
@@ -100,6 +107,22 @@ impl Takeover<'_> {
         Ok(outcomes)
     }
 
+    /// Nobody counts in the maps that were outgrown any more. A count that cannot be read is lost.
+    fn count_outgrown(&self, state: &mut State) {
+        if self.outgrown.is_empty() {
+            return;
+        }
+        let counted = state
+            .counters
+            .add_from(&self.pins.map(HITS), &self.outgrown);
+        if let Err(error) = counted {
+            tracing::warn!(
+                error = crate::chain(&error),
+                "hits that were counted before are lost"
+            );
+        }
+    }
+
     /// Takes away what is not needed any more. What cannot be taken away does no harm.
     fn finish(self) -> usize {
         let detached = self.attacher.prune();
@@ -116,13 +139,13 @@ impl Takeover<'_> {
     }
 }
 
-/// Finds the connections that paused pods have open, and ends the pause.
-fn seed(state: &mut State, paused: &BTreeSet<PodName>) -> usize {
+/// Finds the connections that pods have open, and begins to police these pods.
+fn seed(state: &mut State, seeding: &BTreeSet<PodName>) -> usize {
     let slots = Before::of(&state.tables).slots(&state.inventory);
     let mut seeded = 0;
     for owner in owners(&state.inventory, &slots) {
         let name = slots.iter().find(|(_, slot)| **slot == owner.slot);
-        let Some((name, _)) = name.filter(|(name, _)| paused.contains(*name)) else {
+        let Some((name, _)) = name.filter(|(name, _)| seeding.contains(*name)) else {
             continue;
         };
         let pod = format!("{}/{}", name.0, name.1);
@@ -142,9 +165,8 @@ fn seed(state: &mut State, paused: &BTreeSet<PodName>) -> usize {
             ),
         }
     }
-    // Whoever else had paused a pod is gone.
     for slot in 0..state.tables.read_active(header::PODS_COUNT) {
-        state.tables.clear_pod_flags(slot, pod_flags::PAUSED);
+        state.tables.clear_pod_flags(slot, pod_flags::SEEDING);
     }
     seeded
 }

@@ -16,12 +16,16 @@ pub struct Before {
     pub epoch: u32,
     /// By slot.
     pods: Vec<PodBefore>,
+    /// Last second since boot of a pause of every pod.
+    all_paused_until: Option<u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct PodBefore {
     interface: u32,
     flags: u32,
+    /// Last second since boot of its pause.
+    paused_until: u32,
 }
 
 impl Before {
@@ -33,21 +37,31 @@ impl Before {
             PodBefore {
                 interface: tables.read_active(at + pod::INTERFACE),
                 flags: tables.read_active(at + pod::FLAGS),
+                paused_until: tables.read_active(at + pod::PAUSED_UNTIL),
             }
         });
+        // A shadow table has been given a number as well.
+        let shadow = tables.shadow_slot().and_then(|slot| tables.epoch_of(slot));
         Self {
-            epoch: tables.epoch(),
+            epoch: tables.epoch().max(shadow.unwrap_or(0)),
             pods: pods.collect(),
+            all_paused_until: tables.all_paused_until(),
         }
     }
 
-    /// As an agent takes it over: whoever had paused a pod is gone, and cannot end the pause.
-    #[must_use]
-    pub fn without_pauses(mut self) -> Self {
-        for pod in &mut self.pods {
-            pod.flags &= !pod_flags::PAUSED;
-        }
-        self
+    /// Last second since boot of the pause of every pod, if there is one.
+    pub fn all_paused_until(&self) -> Option<u32> {
+        self.all_paused_until
+    }
+
+    /// The pods that are paused, with the last second since boot of that.
+    pub fn paused(&self, slots: &BTreeMap<PodName, u32>) -> BTreeMap<PodName, u32> {
+        let until = |slot: &u32| {
+            let pod = self.pods.get(*slot as usize)?;
+            (pod.flags & pod_flags::PAUSED != 0).then_some(pod.paused_until)
+        };
+        let paused = |(name, slot): (&PodName, &u32)| Some((name.clone(), until(slot)?));
+        slots.iter().filter_map(paused).collect()
     }
 
     /// The slots that pods have, by their interfaces: kept over a restart of the agent, because the
@@ -71,7 +85,7 @@ impl Before {
         self.pods.iter().any(|before| {
             before.interface != 0
                 && has(pod, before.interface)
-                && before.flags & (pod_flags::ENROLLED | pod_flags::PAUSED) == pod_flags::ENROLLED
+                && before.flags & (pod_flags::ENROLLED | pod_flags::SEEDING) == pod_flags::ENROLLED
         })
     }
 
@@ -90,7 +104,7 @@ impl Before {
             let slot = slots.get(&local.name);
             if let Some(before) = slot.and_then(|slot| self.pods.get(*slot as usize)) {
                 // Flows that began through the proxy stay there, whatever the new table says.
-                bits |= before.flags & (pod_flags::PROXIED | pod_flags::PAUSED);
+                bits |= before.flags & pod_flags::PROXIED;
             }
             (local.name.clone(), bits)
         };
@@ -133,12 +147,15 @@ mod tests {
     }
 
     fn before(pods: &[(u32, u32)]) -> Before {
-        let pods = pods
-            .iter()
-            .map(|&(interface, flags)| PodBefore { interface, flags });
+        let pods = pods.iter().map(|&(interface, flags)| PodBefore {
+            interface,
+            flags,
+            paused_until: 90,
+        });
         Before {
             epoch: 7,
             pods: pods.collect(),
+            all_paused_until: None,
         }
     }
 
@@ -151,15 +168,16 @@ mod tests {
     }
 
     #[test]
-    fn connections_are_remembered_only_of_pods_that_were_enrolled_and_not_paused() {
+    fn connections_are_remembered_only_of_pods_that_were_enrolled_and_seeded() {
         let enrolled = pod_flags::ENROLLED;
         let before = before(&[
             (11, enrolled),
             (12, 0),
-            (13, enrolled | pod_flags::PAUSED),
+            (13, enrolled | pod_flags::SEEDING),
+            (14, enrolled | pod_flags::PAUSED),
             (0, enrolled),
         ]);
-        let inventory = inventory(&[("a", 11), ("b", 12), ("c", 13), ("new", 14)]);
+        let inventory = inventory(&[("a", 11), ("b", 12), ("c", 13), ("d", 14), ("new", 15)]);
         let remembered: Vec<bool> = inventory
             .pods
             .iter()
@@ -167,25 +185,20 @@ mod tests {
             .collect();
         assert_eq!(
             remembered,
-            [true, false, false, false],
-            "enrolled, only guarded, still being attached when its agent died, new"
+            [true, false, false, true, false],
+            "enrolled, only guarded, still being attached when its agent died, paused, new"
         );
     }
 
     #[test]
-    fn a_pause_ends_with_the_agent_that_made_it_and_the_proxys_flows_do_not() {
-        let inventory = inventory(&[("a", 11)]);
-        let flags = |before: &Before| {
-            let all = before.flags(&inventory, &before.slots(&inventory));
-            all.values().copied().next()
-        };
-        let both = pod_flags::PROXIED | pod_flags::PAUSED;
-        let before = before(&[(11, both)]);
-        assert_eq!(flags(&before), Some(both), "over a load");
-        assert_eq!(
-            flags(&before.without_pauses()),
-            Some(pod_flags::PROXIED),
-            "over a restart"
-        );
+    fn pauses_and_the_proxys_flows_outlive_a_table_and_seeding_does_not() {
+        let inventory = inventory(&[("a", 11), ("b", 12)]);
+        let all = pod_flags::PROXIED | pod_flags::PAUSED | pod_flags::SEEDING;
+        let before = before(&[(11, all), (12, pod_flags::SEEDING)]);
+        let slots = before.slots(&inventory);
+        let flags: Vec<u32> = before.flags(&inventory, &slots).into_values().collect();
+        assert_eq!(flags, [pod_flags::PROXIED, 0]);
+        let paused = before.paused(&slots);
+        assert_eq!(paused, [(("web".into(), "a".into()), 90)].into());
     }
 }

@@ -5,7 +5,7 @@ use std::{process::ExitCode, time::Duration};
 use clap::Args;
 
 use super::{
-    Failure, PlaceArgs, SocketArgs,
+    Failure, PlaceArgs, SocketArgs, StateArgs,
     socket::{Client, ClientError},
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     detach,
     pins::{Pins, PinsError},
     rights,
+    state::Keeper,
 };
 
 /// How long somebody else who is detaching may take.
@@ -28,6 +29,8 @@ pub struct Detach {
     place: PlaceArgs,
     #[command(flatten)]
     socket: SocketArgs,
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 impl Detach {
@@ -64,6 +67,7 @@ impl Detach {
                 }
             }
         })?;
+        Keeper::remove(&self.state.folder(&self.socket))?;
         println!("{removed}");
         Ok(ExitCode::SUCCESS)
     }

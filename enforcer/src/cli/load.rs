@@ -25,22 +25,27 @@ impl Load {
         // The agent's working directory is another one.
         let bundle = std::path::absolute(&self.bundle)?;
         let mut client = Client::connect(&self.socket.socket)?;
-        match client.ask(&Request::Load { bundle })? {
-            Answer::Loaded {
-                generation,
-                epoch,
-                hash,
-                words,
-                link_us,
-                publish_us,
-            } => {
-                println!(
-                    "active: generation {generation}, epoch {epoch}, {words} words, sha256 {hash}"
-                );
-                println!("  linked in {link_us} us, switched in {publish_us} us");
-                Ok(ExitCode::SUCCESS)
-            }
-            _ => Err(client.unexpected().into()),
-        }
+        loaded("active", &mut client, &Request::Load { bundle })
     }
+}
+
+/// Asks for another generation and says which it is.
+pub(super) fn loaded(
+    what: &str,
+    client: &mut Client,
+    request: &Request,
+) -> Result<ExitCode, Failure> {
+    let Answer::Loaded(loaded) = client.ask(request)? else {
+        return Err(client.unexpected().into());
+    };
+    println!(
+        "{what}: generation {}, epoch {}, {} words, sha256 {}",
+        loaded.generation, loaded.epoch, loaded.words, loaded.hash
+    );
+    println!("  of {}", loaded.bundle);
+    println!(
+        "  linked in {} us, switched in {} us",
+        loaded.link_us, loaded.publish_us
+    );
+    Ok(ExitCode::SUCCESS)
 }

@@ -17,8 +17,9 @@ use crate::{
 ///
 /// Opening segments that were refused or steered, requests that were judged in userspace, and
 /// allowed connections where the agent was started with --events=all. With --format=json each line
-/// has the fields of a request to `policyc eval`, and more. A monitor that is too slow is told with
-/// `{"lost": N}` how many verdicts have passed it by.
+/// has the fields of a request to `policyc eval`, and more. A processor tells of at most 1024 verdicts
+/// a second; `{"dropped": N}` says how many more there were. A monitor that is too slow is told with
+/// `{"lost": N}` how many lines have passed it by. Changes of what is enforced are lines, too.
 #[derive(Debug, Args)]
 #[command(
     after_help = "Examples:\n  enforcer monitor --verdict deny\n  enforcer monitor --pod default/backend --format json"
@@ -36,6 +37,12 @@ pub struct Monitor {
     /// Only where this policy decided, audited or was tried
     #[arg(long, value_name = "NAMESPACE/NAME")]
     policy: Option<String>,
+    /// Only for this reason, of the policies or of the datapath
+    #[arg(long, value_name = "REASON")]
+    reason: Option<String>,
+    /// Only from this source
+    #[arg(long, value_name = "NAMESPACE/NAME|IP|PRINCIPAL")]
+    source: Option<String>,
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
     #[command(flatten)]
@@ -50,6 +57,8 @@ impl Monitor {
             pod: self.pod,
             verdict: self.verdict,
             policy: self.policy,
+            reason: self.reason,
+            source: self.source,
         };
         if !matches!(
             client.ask(&Request::Monitor { filter })?,
@@ -61,10 +70,10 @@ impl Monitor {
         while let Some(line) = client.line()? {
             let written = match self.format {
                 Format::Json => out.write_all(line.as_bytes()),
-                Format::Human => match serde_json::from_str(&line)? {
-                    Line::Verdict(verdict) => writeln!(out, "{verdict}"),
-                    Line::Lost { lost } => writeln!(out, "... {lost} verdicts passed unseen"),
-                },
+                Format::Human => {
+                    let line: Line = serde_json::from_str(&line)?;
+                    writeln!(out, "{line}")
+                }
             };
             match written.and_then(|()| out.flush()) {
                 // `monitor | head` has seen enough.

@@ -9,17 +9,17 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::{Failure, Format, PlaceArgs, SocketArgs};
+use super::{Failure, Format, PlaceArgs, SocketArgs, StateArgs};
 use crate::{
     agent::{Agent, Options, Running, start},
-    apply::Settings,
+    apply::{NamespaceSelector, Settings},
     attach::Hook,
     control::{self, Answer},
     detach::{self, DetachError, Removed},
     flows::CLEAN_EVERY,
     inventory::Wanted,
     pins::Pins,
-    report::events,
+    report::{Line, events},
 };
 
 /// Enforce a bundle on this node
@@ -64,9 +64,12 @@ pub struct Run {
     /// Range of pod addresses beyond those of the inventory's Nodes; repeatable
     #[arg(long, value_name = "CIDR")]
     pod_cidr: Vec<ipnet::IpNet>,
+    /// Only pods of these namespaces are policed, the others guarded against spoofing; repeatable
+    #[arg(long, value_name = "NAME|LABEL=VALUE")]
+    enroll_namespace: Vec<NamespaceSelector>,
     /// Namespaces whose pods are not policed, only guarded against spoofing; repeatable
-    #[arg(long, value_name = "NAME", default_value = "kube-system")]
-    exclude_namespace: Vec<String>,
+    #[arg(long, value_name = "NAME|LABEL=VALUE", default_value = "kube-system")]
+    exclude_namespace: Vec<NamespaceSelector>,
     /// How programs are attached; default: TCX where the kernel has it (6.6)
     #[arg(long, value_enum, env = "ENFORCER_HOOK")]
     hook: Option<Hook>,
@@ -86,6 +89,8 @@ pub struct Run {
     place: PlaceArgs,
     #[command(flatten)]
     socket: SocketArgs,
+    #[command(flatten)]
+    state: StateArgs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -160,6 +165,7 @@ impl Run {
             tokio::spawn(supervise("log", events::forward(log)));
         }
         tokio::spawn(clean(agent.clone()));
+        tokio::spawn(watch(agent.clone()));
         tracing::info!(
             ready_ms = began.elapsed().as_millis(),
             socket = %options.socket.display(),
@@ -168,6 +174,7 @@ impl Run {
         tokio::select! {
             () = signals.wait() => {
                 drop(proxy);
+                agent.keep();
                 // Before the lock, with which the next agent may make one of its own.
                 drop(socket);
                 tracing::info!("stopping; what was enforced stays enforced until `enforcer detach`");
@@ -175,6 +182,7 @@ impl Run {
             Some(leaving) = detach_wanted.recv() => {
                 let removed = detach::all(&Pins::below(&options.bpffs), &options.netns).await;
                 drop(proxy);
+                agent.forget();
                 drop(socket);
                 drop(lock);
                 let answer = answer(&removed);
@@ -207,11 +215,14 @@ impl Run {
                     Host::Enforce => HostMode::Enforce,
                 },
                 pod_cidrs: self.pod_cidr.clone(),
+                enrolled_namespaces: self.enroll_namespace.clone(),
                 excluded_namespaces: self.exclude_namespace.clone(),
             },
             bpffs: self.place.bpffs.clone(),
             netns: self.place.netns.clone(),
             socket: self.socket.socket.clone(),
+            state: self.state.folder(&self.socket),
+            configuration: Default::default(),
             proxy: !self.no_proxy,
             hook: self.hook.unwrap_or_else(Hook::best),
             capacity: self.capacity,
@@ -224,6 +235,37 @@ impl Run {
 async fn supervise(what: &str, task: impl Future<Output = std::io::Result<()>>) {
     if let Err(error) = task.await {
         tracing::error!(%error, what, "stopped reading from the kernel");
+    }
+}
+
+/// Tells of what happens by itself: pauses that end, events that the kernel did not send.
+async fn watch(agent: Arc<Agent>) {
+    let mut every = tokio::time::interval(std::time::Duration::from_secs(1));
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut before = None;
+    loop {
+        every.tick().await;
+        let watched = agent.clone();
+        let dropped = tokio::task::spawn_blocking(move || {
+            watched.end_pauses();
+            // Nobody misses what nobody hears.
+            watched
+                .reporter
+                .is_heard()
+                .then(|| watched.events_dropped())
+        });
+        let now = match dropped.await {
+            Ok(Some(Ok(now))) => Some(now),
+            _ => None,
+        };
+        if let (Some(before), Some(now)) = (before, now)
+            && now > before
+        {
+            agent.reporter.send(Line::Dropped {
+                dropped: now - before,
+            });
+        }
+        before = now;
     }
 }
 

@@ -8,12 +8,18 @@ use super::{Failure, Format, SocketArgs, socket::Client};
 use crate::{
     agent::Status,
     control::{Answer, Request},
+    report::counters::HitName,
 };
 
 /// Show what is enforced, on which pods, and how often
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  enforcer status\n  enforcer status --format json")]
+#[command(
+    after_help = "Examples:\n  enforcer status\n  enforcer status --hits\n  enforcer status --format json"
+)]
 pub struct StatusCommand {
+    /// Only the hits of policies and rules
+    #[arg(long)]
+    hits: bool,
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
     #[command(flatten)]
@@ -26,9 +32,15 @@ impl StatusCommand {
         let Answer::Status(status) = client.ask(&Request::Status {})? else {
             return Err(client.unexpected().into());
         };
-        match self.format {
-            Format::Human => print!("{}", human(&status)?),
-            Format::Json => println!("{}", serde_json::to_string_pretty(&status)?),
+        match (self.format, self.hits) {
+            (Format::Human, false) => print!("{}", human(&status)?),
+            (Format::Human, true) => {
+                let mut out = String::new();
+                hits(&status, &mut out)?;
+                print!("{out}");
+            }
+            (Format::Json, false) => println!("{}", serde_json::to_string_pretty(&status)?),
+            (Format::Json, true) => println!("{}", serde_json::to_string_pretty(&status.hits)?),
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -62,6 +74,7 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
         "table    {} of {} words ({used} %): {} scopes, {} source classes, {} addresses",
         table.words, table.capacity_words, table.scopes, table.source_classes, table.addresses
     )?;
+    unusual(status, &mut out)?;
     writeln!(out, "pods     {}", status.pods.len())?;
     for pod in &status.pods {
         let enforced = match (&pod.not_enforced, pod.asks) {
@@ -94,16 +107,67 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
     for (reason, count) in &status.counters {
         writeln!(out, "  {reason:32} {count:>12}")?;
     }
-    writeln!(out, "hits{:>42}{:>13}", "opened", "packets")?;
-    for hit in &status.hits {
-        let policy = hit.name.policy.as_deref().unwrap_or("-");
-        let rule = hit.name.rule.map(|rule| format!("[{rule}]"));
-        let name = format!("{} {policy}{}", hit.name.reason, rule.unwrap_or_default());
+    hits(status, &mut out)?;
+    Ok(out)
+}
+
+/// What stands out: pauses, a shadow generation, a folder that cannot be written.
+fn unusual(status: &Status, out: &mut String) -> std::fmt::Result {
+    for pause in &status.pauses {
+        let pod = pause.pod.as_deref().unwrap_or("all");
+        let reason = pause.reason.as_deref().unwrap_or("no reason given");
+        let left = pause.left_seconds;
+        writeln!(out, "PAUSED   {pod} for {left} s more: {reason}")?;
+    }
+    if let Some(shadow) = &status.shadow {
         writeln!(
             out,
-            "  {name:32} {:>11} {:>12}",
-            hit.count.opened, hit.count.packets
+            "shadow   {}\n         generation {}, epoch {}, sha256 {}\n         asked {}, disagreed {}",
+            shadow.bundle,
+            shadow.generation,
+            shadow.epoch,
+            shadow.hash.get(..16).unwrap_or(&shadow.hash),
+            shadow.asked,
+            shadow.disagreed
+        )?;
+        for rule in shadow.rules.iter().filter(|rule| rule.disagreed > 0) {
+            let name = named(&rule.name);
+            let (disagreed, asked) = (rule.disagreed, rule.asked);
+            writeln!(
+                out,
+                "  would {} {name}: {disagreed} of {asked}",
+                rule.verdict
+            )?;
+        }
+    }
+    if let Some(trouble) = &status.state.trouble {
+        writeln!(out, "state    {trouble}")?;
+    }
+    Ok(())
+}
+
+fn hits(status: &Status, out: &mut String) -> std::fmt::Result {
+    writeln!(
+        out,
+        "hits{:>48}{:>13}{:>13}",
+        "opened", "packets", "requests"
+    )?;
+    for hit in &status.hits {
+        let count = hit.count;
+        writeln!(
+            out,
+            "  {:38} {:>11} {:>12} {:>12}",
+            named(&hit.name),
+            count.opened,
+            count.packets,
+            count.requests
         )?;
     }
-    Ok(out)
+    Ok(())
+}
+
+fn named(name: &HitName) -> String {
+    let policy = name.policy.as_deref().unwrap_or("-");
+    let rule = name.rule.map(|rule| format!("[{rule}]"));
+    format!("{} {policy}{}", name.reason, rule.unwrap_or_default())
 }

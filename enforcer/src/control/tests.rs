@@ -1,13 +1,14 @@
 //! What is asked and answered, without an agent.
 
 use super::*;
-use crate::report::Peer;
+use crate::report::{Peer, Verdict, VerdictLine};
 
-fn line() -> VerdictLine {
-    VerdictLine {
+fn line() -> Line {
+    Line::Verdict(Box::new(VerdictLine {
         id: "1-1".into(),
         time: String::new(),
         src: Peer::Pod("web/frontend-1".into()),
+        src_principal: Some("cluster.local/ns/web/sa/frontend".into()),
         src_ip: [10, 0, 0, 1].into(),
         src_port: 40_000,
         dst: Peer::Ip {
@@ -28,7 +29,8 @@ fn line() -> VerdictLine {
         epoch: 1,
         generation: 0,
         http: None,
-    }
+        shadow: None,
+    }))
 }
 
 #[test]
@@ -48,6 +50,17 @@ fn an_empty_filter_wants_everything_and_each_field_narrows() {
     assert!(!filter(&|f| f.verdict = Some(Verdict::Allow)));
     assert!(filter(&|f| f.policy = Some("web/deny-all".into())));
     assert!(!filter(&|f| f.policy = Some("web/other".into())));
+    assert!(filter(&|f| f.reason = Some("deny_rule".into())));
+    assert!(filter(&|f| f.reason = Some("denied".into())));
+    assert!(!filter(&|f| f.reason = Some("allowed".into())));
+    assert!(filter(&|f| f.source = Some("web/frontend-1".into())));
+    assert!(filter(&|f| f.source = Some("10.0.0.1".into())));
+    let principal = "cluster.local/ns/web/sa/frontend";
+    assert!(filter(&|f| f.source = Some(principal.into())));
+    assert!(
+        !filter(&|f| f.source = Some("10.0.0.2".into())),
+        "the destination"
+    );
 }
 
 #[tokio::test]
@@ -86,9 +99,39 @@ fn requests_are_read_strictly() {
         read(r#"{"command":"status"}"#).expect("as the CLI sends it"),
         Request::Status {}
     );
+    assert_eq!(
+        read(r#"{"command":"pause","pod":"web/a","seconds":60,"reason":null}"#).expect("as sent"),
+        Request::Pause {
+            pod: Some("web/a".into()),
+            seconds: 60,
+            reason: None
+        }
+    );
+    for text in [
+        r#"{"command":"pause","pods":"web/a","seconds":60}"#,
+        r#"{"command":"pause","seconds":60}"#,
+        r#"{"command":"resume"}"#,
+    ] {
+        assert!(read(text).is_err(), "nothing must not mean all: {text}");
+    }
     assert!(
         read(r#"{"command":"status","x":1}"#).is_err(),
         "an unknown field"
     );
     assert!(read(r#"{"command":"stat"}"#).is_err(), "an unknown command");
+}
+
+#[test]
+fn every_kind_of_line_is_read_as_what_it_is() {
+    let notice = crate::report::Notice::now(crate::report::Kind::Paused, "web/a".into(), None);
+    for sent in [
+        Line::Lost { lost: 3 },
+        Line::Dropped { dropped: 4 },
+        Line::Notice(notice),
+        line(),
+    ] {
+        let text = serde_json::to_string(&sent).expect("lines are JSON");
+        let read: Line = serde_json::from_str(&text).expect("one of the kinds");
+        assert_eq!(format!("{read:?}"), format!("{sent:?}"));
+    }
 }

@@ -1,44 +1,45 @@
 //! Counters: packets by reason, and hits by policy and rule.
 //!
 //! The kernel counts hits by record number under the slot of the table. Before a slot is written
-//! again its counts are read, added up by name, and cleared; so numbers go on over any number of
-//! activations. What an earlier agent's table has counted is cleared unread: nobody knows its names.
+//! again its counts are read, added up by name, kept, and only then cleared; so numbers go on over
+//! any number of activations, and of agents: what the records of a table stand for is kept before it
+//! may judge. What was counted under a table that nobody knows the names of is cleared unread.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use enforcer_ebpf::{flow::Hits, maps::hits_index, reason::Reason};
+use enforcer_ebpf::{flow::Hits, maps::hits_index, reason::Reason, words::SLOTS};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    apply::{Attribution, Generation},
-    plain::Plain,
-    report::line::cause_name,
-};
+use crate::{apply::Attribution, plain::Plain, report::line::cause_name, state::Names};
 
 /// The kernel's counters, and what was counted under tables that are gone.
 pub struct Counters {
     reasons: PerCpuArray<MapData, u64>,
-    hits: PerCpuArray<MapData, Plain<Hits>>,
-    retired: BTreeMap<HitName, Count>,
+    hits: HitsMap,
+    sums: BTreeMap<HitName, Count>,
+    /// What the records of the table in each slot stand for.
+    names: [Option<Names>; SLOTS as usize],
     processors: usize,
 }
 
 /// What a hit is counted by: names, never numbers of one table.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct HitName {
-    /// As `policyc eval` names it.
+    /// As `policyc eval` names it; `ask`, `audit`, `dry_run_allow` or `dry_run_deny`.
     pub reason: String,
     /// `namespace/name`
     pub policy: Option<String>,
     pub rule: Option<u32>,
 }
 
-/// Opening segments and packets.
+/// Opening segments and packets, and requests that were judged in userspace.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Count {
     pub opened: u64,
     pub packets: u64,
+    #[serde(default)]
+    pub requests: u64,
 }
 
 /// One line of the hits' table.
@@ -64,7 +65,8 @@ impl Counters {
         Ok(Self {
             reasons: reasons.try_into().map_err(failed("open"))?,
             hits: hits.try_into().map_err(failed("open"))?,
-            retired: BTreeMap::new(),
+            sums: BTreeMap::new(),
+            names: Default::default(),
             processors: aya::util::nr_cpus().map_or(1, |n| n),
         })
     }
@@ -85,32 +87,67 @@ impl Counters {
         Ok(counts)
     }
 
-    /// Hits by name: of all tables that were, and of those that lie in the slots now.
-    pub fn hits(&self, live: &[&Generation]) -> Result<Vec<HitCount>, CountersError> {
-        let mut sums = self.retired.clone();
-        for generation in live {
-            self.add(generation, &mut sums)?;
-        }
-        Ok(sums
-            .into_iter()
-            .map(|(name, count)| HitCount { name, count })
-            .collect())
+    /// Packets counted for one reason.
+    pub fn reason(&self, reason: Reason) -> Result<u64, CountersError> {
+        let values = self.reasons.get(&u32::from(reason as u8), 0);
+        Ok(values.map_err(failed("read"))?.iter().sum())
     }
 
-    /// Takes over the counts of a table whose slot is about to be written, and clears them. `old` is
-    /// `None` where the table is an earlier agent's; it has as many records as `records` says.
-    /// Nobody may be reading the slot any more.
-    pub fn retire(
-        &mut self,
-        slot: u32,
-        old: Option<&Generation>,
-        records: u32,
-    ) -> Result<(), CountersError> {
-        if let Some(old) = old {
-            let mut sums = self.retired.clone();
-            self.add(old, &mut sums)?;
-            self.retired = sums;
+    /// Goes on where an earlier agent stopped.
+    pub fn restore(&mut self, sums: Vec<HitCount>) {
+        self.sums = sums.into_iter().map(|hit| (hit.name, hit.count)).collect();
+    }
+
+    /// From now on the records of a slot stand for these names.
+    pub fn assign(&mut self, slot: u32, names: Names) {
+        if let Some(place) = self.names.get_mut(slot as usize) {
+            *place = Some(names);
         }
+    }
+
+    /// Activation of the table in each slot whose records have names.
+    pub fn assigned(&self) -> [Option<u32>; SLOTS as usize] {
+        self.names
+            .each_ref()
+            .map(|names| names.as_ref().map(|names| names.epoch))
+    }
+
+    /// Counts requests that were judged in userspace.
+    pub fn add_requests(&mut self, requests: impl IntoIterator<Item = (HitName, u64)>) {
+        for (name, count) in requests {
+            self.sums.entry(name).or_default().requests += count;
+        }
+    }
+
+    /// Hits by name, of the tables that are gone alone.
+    pub fn sums(&self) -> Vec<HitCount> {
+        listed(self.sums.clone())
+    }
+
+    /// Hits by name: of all tables that were, and of those that lie in the slots now.
+    pub fn hits(&self) -> Result<Vec<HitCount>, CountersError> {
+        let mut sums = self.sums.clone();
+        for slot in 0..SLOTS {
+            self.add(slot, &mut sums)?;
+        }
+        Ok(listed(sums))
+    }
+
+    /// Takes over the counts of a table whose slot is about to be written. Nobody may be reading
+    /// the slot any more. They are to be kept before they are [cleared](Counters::clear): whoever
+    /// is killed in between leaves counts without names.
+    pub fn retire(&mut self, slot: u32) -> Result<(), CountersError> {
+        let mut sums = self.sums.clone();
+        self.add(slot, &mut sums)?;
+        self.sums = sums;
+        if let Some(names) = self.names.get_mut(slot as usize) {
+            *names = None;
+        }
+        Ok(())
+    }
+
+    /// Clears the counts of so many records of a slot.
+    pub fn clear(&mut self, slot: u32, records: u32) -> Result<(), CountersError> {
         let none = vec![Plain(Hits::default()); self.processors];
         for record in 1..records {
             let zeros = PerCpuValues::try_from(none.clone())
@@ -122,42 +159,107 @@ impl Counters {
         Ok(())
     }
 
-    fn add(
-        &self,
-        generation: &Generation,
-        sums: &mut BTreeMap<HitName, Count>,
-    ) -> Result<(), CountersError> {
-        for (record, attribution) in (0u32..).zip(&generation.attributions).skip(1) {
-            let values = self
-                .hits
-                .get(&hits_index(generation.slot, record), 0)
-                .map_err(failed("read"))?;
-            let (mut opened, mut packets) = (0, 0);
-            for Plain(hits) in values.iter() {
-                opened += hits.opened;
-                packets += hits.packets;
-            }
-            if packets > 0 {
-                let sum = sums.entry(HitName::of(attribution)).or_default();
-                sum.opened += opened;
-                sum.packets += packets;
-            }
+    /// What was counted for one record of a slot, by all processors.
+    pub fn of_record(&self, slot: u32, record: u32) -> Result<Hits, CountersError> {
+        of_record(&self.hits, slot, record)
+    }
+
+    /// Adds what was counted in other counters, which are pinned there and which nobody counts in
+    /// any more.
+    pub fn add_from(&mut self, pin: &Path, slots: &[(u32, Names)]) -> Result<(), CountersError> {
+        let map = MapData::from_pin(pin).map_err(failed("open"))?;
+        let hits = Map::from_map_data(map).map_err(failed("open"))?;
+        let hits = hits.try_into().map_err(failed("open"))?;
+        for (slot, names) in slots {
+            add(&hits, *slot, names, &mut self.sums)?;
         }
         Ok(())
     }
+
+    fn add(&self, slot: u32, sums: &mut BTreeMap<HitName, Count>) -> Result<(), CountersError> {
+        let Some(Some(names)) = self.names.get(slot as usize) else {
+            return Ok(());
+        };
+        add(&self.hits, slot, names, sums)
+    }
 }
 
-impl HitName {
-    fn of(attribution: &Attribution) -> Self {
-        Self {
-            reason: attribution
-                .cause
-                .as_ref()
-                .map_or_else(|| "ask".into(), cause_name),
-            policy: attribution.policy.clone(),
-            rule: attribution.rule,
+type HitsMap = PerCpuArray<MapData, Plain<Hits>>;
+
+fn of_record(map: &HitsMap, slot: u32, record: u32) -> Result<Hits, CountersError> {
+    let values = map
+        .get(&hits_index(slot, record), 0)
+        .map_err(failed("read"))?;
+    let mut sum = Hits::default();
+    for Plain(hits) in values.iter() {
+        sum.opened += hits.opened;
+        sum.packets += hits.packets;
+    }
+    Ok(sum)
+}
+
+fn add(
+    map: &HitsMap,
+    slot: u32,
+    names: &Names,
+    sums: &mut BTreeMap<HitName, Count>,
+) -> Result<(), CountersError> {
+    for (record, names) in (0u32..).zip(&names.records).skip(1) {
+        let hits = of_record(map, slot, record)?;
+        if hits.packets == 0 {
+            continue;
+        }
+        for name in names {
+            let sum = sums.entry(name.clone()).or_default();
+            sum.opened += hits.opened;
+            sum.packets += hits.packets;
         }
     }
+    Ok(())
+}
+
+fn listed(sums: BTreeMap<HitName, Count>) -> Vec<HitCount> {
+    sums.into_iter()
+        .map(|(name, count)| HitCount { name, count })
+        .collect()
+}
+
+impl Names {
+    /// Of the records of a table.
+    pub fn of(epoch: u32, attributions: &[Attribution]) -> Self {
+        Self {
+            epoch,
+            records: attributions.iter().map(names_of).collect(),
+        }
+    }
+}
+
+fn names_of(attribution: &Attribution) -> Vec<HitName> {
+    let decided = HitName {
+        reason: attribution
+            .cause
+            .as_ref()
+            .map_or_else(|| "ask".into(), cause_name),
+        policy: attribution.policy.clone(),
+        rule: attribution.rule,
+    };
+    let named = |reason: String, policy: &String, rule| HitName {
+        reason,
+        policy: Some(policy.clone()),
+        rule: Some(rule),
+    };
+    let audit = attribution.audit.iter();
+    let audit = audit.map(|hit| named("audit".into(), &hit.policy, hit.rule));
+    let tried = attribution
+        .dry_run
+        .iter()
+        .map(|hit| named(dry_run(&hit.action), &hit.policy, hit.rule));
+    std::iter::once(decided).chain(audit).chain(tried).collect()
+}
+
+/// What a hit of a rule that is only tried is counted under.
+pub fn dry_run(action: &str) -> String {
+    format!("dry_run_{}", action.to_lowercase())
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(MapError) -> CountersError {

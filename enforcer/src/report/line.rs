@@ -3,7 +3,11 @@
 
 use std::{fmt, net::IpAddr};
 
-use enforcer_ebpf::reason::Reason;
+use enforcer_ebpf::{
+    reason::Reason,
+    words::{self, Cell},
+};
+use policyc::lower::cell::Decided;
 use policyc::request::{Cause, DryRunHit, Hit, Layer};
 use serde::{Deserialize, Serialize};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -16,6 +20,10 @@ pub struct VerdictLine {
     /// RFC 3339, UTC.
     pub time: String,
     pub src: Peer,
+    /// What the source's certificate would say, `<trust domain>/ns/<namespace>/sa/<account>`; `None`
+    /// for an address that no pod holds.
+    #[serde(default)]
+    pub src_principal: Option<String>,
     pub src_ip: IpAddr,
     pub src_port: u16,
     pub dst: Peer,
@@ -43,6 +51,22 @@ pub struct VerdictLine {
     pub generation: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<policyc::request::Http>,
+    /// Where the shadow generation disagrees: what it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowVerdict>,
+}
+
+/// What the shadow generation says of what the active one has decided.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ShadowVerdict {
+    pub verdict: Verdict,
+    /// `None` where userspace would decide.
+    pub reason: Option<String>,
+    /// `namespace/name`
+    pub policy: Option<String>,
+    pub rule: Option<u32>,
+    pub epoch: u32,
+    pub generation: u64,
 }
 
 /// A pod as `namespace/name`, or an address that no pod holds.
@@ -87,6 +111,34 @@ impl Verdict {
     }
 }
 
+impl Verdict {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+            Self::Ask => "ask",
+        }
+    }
+}
+
+/// What a cell says.
+pub fn of_cell(cell: Cell) -> Verdict {
+    match cell.verdict() {
+        words::Verdict::Allow => Verdict::Allow,
+        words::Verdict::Deny => Verdict::Deny,
+        words::Verdict::Ask => Verdict::Ask,
+    }
+}
+
+/// What a record says.
+pub fn of_decided(decided: Decided) -> Verdict {
+    match decided {
+        Decided::Allow => Verdict::Allow,
+        Decided::Deny => Verdict::Deny,
+        Decided::Ask => Verdict::Ask,
+    }
+}
+
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -98,11 +150,7 @@ impl fmt::Display for Peer {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-            Self::Ask => "ask",
-        })
+        f.pad(self.word())
     }
 }
 
@@ -126,6 +174,15 @@ impl fmt::Display for VerdictLine {
             write!(f, " by {policy}")?;
             if let Some(rule) = self.rule {
                 write!(f, "[{rule}]")?;
+            }
+        }
+        if let Some(shadow) = &self.shadow {
+            write!(f, " shadow:{}", shadow.verdict.word())?;
+            if let Some(reason) = &shadow.reason {
+                write!(f, " {reason}")?;
+            }
+            if let (Some(policy), Some(rule)) = (&shadow.policy, shadow.rule) {
+                write!(f, " by {policy}[{rule}]")?;
             }
         }
         for hit in &self.audit {

@@ -1,21 +1,8 @@
 //! Times, which are inputs wherever tokens are checked.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use anyhow::Context;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
-/// RFC 3339 to seconds since 1970.
-pub fn seconds(text: &str) -> Result<u64, String> {
-    let time = OffsetDateTime::parse(text, &Rfc3339)
-        .map_err(|why| format!("{why}; a time looks like 2026-01-01T00:00:00Z"))?;
-    u64::try_from(time.unix_timestamp()).map_err(|_| "a time before 1970".into())
-}
+pub use policyc::clock::seconds;
 
 /// The machine's clock, in seconds since 1970.
 pub fn clock() -> anyhow::Result<u64> {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
-    Ok(since_1970
-        .context("the clock stands before 1970")?
-        .as_secs())
+    Ok(policyc::clock::clock()?)
 }

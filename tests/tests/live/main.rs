@@ -3,6 +3,7 @@
 mod control;
 mod flows;
 mod inventory;
+mod operate;
 mod proxy;
 mod restart;
 mod start;

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use enforcer::{
-    control::{Answer, Filter, Request},
+    control::{Answer, Filter, Line, Request},
     report::{Verdict, VerdictLine},
 };
 use serde_json::Value;
@@ -165,7 +165,8 @@ impl Place {
             // Ends with the agent.
             for line in stream.lines().map_while(Result::ok) {
                 let sent = match serde_json::from_str(&line) {
-                    Ok(verdict) => sender.send(verdict),
+                    Ok(Line::Verdict(verdict)) => sender.send(*verdict),
+                    Ok(_) => continue, // what was loaded, by the demo itself
                     Err(error) => {
                         eprintln!("the agent told of a verdict as `{line}`: {error}");
                         continue;

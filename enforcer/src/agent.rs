@@ -141,19 +141,18 @@ impl Agent {
     }
 
     /// Names the requests that were counted by number.
-    fn count_requests(&self, state: &mut State) -> bool {
+    fn count_requests(&self, state: &mut State) {
         let policy = |epoch, rule| {
             let generation = self.reporter.generation(epoch)?;
             generation.rules.policy_name(rule).map(str::to_owned)
         };
-        let mut requests = self.reporter.requests.take(policy).peekable();
-        let any = requests.peek().is_some();
+        let requests = self.reporter.requests.take(policy);
         state.counters.add_requests(requests);
-        any
     }
 
     fn keep_requests(&self, state: &mut State) {
-        if self.count_requests(state) {
+        self.count_requests(state);
+        if state.counters.sums() != state.kept.hits {
             state.keep();
         }
     }

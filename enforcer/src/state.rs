@@ -93,17 +93,21 @@ impl Keeper {
             trouble: None,
             ended: false,
         };
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(folder.join(BUNDLES));
+        let made = keeper.make();
         keeper.note(made);
         let read = keeper.read::<Kept>(AGENT);
         let kept = keeper.note(read).flatten().unwrap_or_default();
         (keeper, kept)
     }
 
-    /// Why something could not be kept or read, last.
+    fn make(&self) -> io::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(self.folder.join(BUNDLES))
+    }
+
+    /// Why something could not be kept or read, as long as that is so.
     pub fn trouble(&self) -> Option<&str> {
         self.trouble.as_deref()
     }
@@ -114,7 +118,10 @@ impl Keeper {
 
     /// Replaces what is kept.
     pub fn keep(&mut self, kept: &Kept) {
-        let written = self.write(AGENT, kept);
+        let written = match self.ended {
+            true => Ok(()),
+            false => self.make().and_then(|()| self.write(AGENT, kept)),
+        };
         if self.note(written).is_some() {
             self.trouble = None;
         }
@@ -222,10 +229,11 @@ impl Keeper {
             .map_err(|error| {
                 let folder = self.folder.display();
                 let trouble = format!("cannot keep the agent's state in `{folder}`: {error}");
-                if self.trouble.as_ref() != Some(&trouble) {
+                // What comes after it is often a consequence.
+                if self.trouble.is_none() {
                     tracing::warn!("{trouble}");
+                    self.trouble = Some(trouble);
                 }
-                self.trouble = Some(trouble);
             })
             .ok()
     }

@@ -58,6 +58,12 @@ impl Home {
         Ok(home)
     }
 
+    /// Runs another program in place of the agent from now on. Returns the one so far.
+    pub fn replace_program(&mut self, program: &str) -> String {
+        let before = std::mem::replace(&mut self.program, program.into());
+        before.to_string_lossy().into_owned()
+    }
+
     /// A file of this agent.
     #[must_use]
     pub fn file(&self, name: &str) -> PathBuf {
@@ -122,6 +128,21 @@ impl Home {
         bundle: &Path,
         options: &[&str],
     ) -> Result<Agent> {
+        self.spawn_in(&self.bpffs, socket, node, bundle, options)
+    }
+
+    /// As [`Home::spawn_at`], with another directory for pins.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn spawn_in(
+        &self,
+        bpffs: &Path,
+        socket: &Path,
+        node: &Netns,
+        bundle: &Path,
+        options: &[&str],
+    ) -> Result<Agent> {
         let log = self.file("agent.log");
         let to_log = fs::OpenOptions::new()
             .create(true)
@@ -137,7 +158,7 @@ impl Home {
             .arg("--socket")
             .arg(socket)
             .arg("--bpffs")
-            .arg(&self.bpffs)
+            .arg(bpffs)
             .args(["--netns", &self.netns])
             .args(options)
             .stdin(Stdio::null())

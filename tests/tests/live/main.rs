@@ -1,5 +1,7 @@
 //! Enforcement for real: the agent as a process, real namespaces, real TCP.
 
+mod attribution;
+mod changes;
 mod control;
 mod flows;
 mod inventory;
@@ -7,6 +9,8 @@ mod operate;
 mod proxy;
 mod restart;
 mod start;
+mod trouble;
+mod unkillable;
 mod verdicts;
 
 use std::{

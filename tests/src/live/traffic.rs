@@ -136,6 +136,26 @@ fn met(error: &io::Error) -> Met {
     }
 }
 
+/// Sends so many opening segments from a pod, to as many ports of an IPv4 address, and waits for no
+/// answer.
+pub fn openings(from: &Pod, to: IpAddr, count: u16) {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
+    from.netns.enter(|| {
+        for port in 1..=count {
+            let socket = socket_with(
+                AddressFamily::INET,
+                SocketType::STREAM,
+                SocketFlags::NONBLOCK,
+                None,
+            );
+            if let Ok(socket) = socket {
+                // Under way, or refused already.
+                let _under_way = connect(&socket, &SocketAddr::new(to, port));
+            }
+        }
+    });
+}
+
 /// A client that talks without a pause on one connection until it is stopped, and counts.
 #[derive(Debug)]
 pub struct Talker {

@@ -2,6 +2,8 @@
 
 use std::io::{BufRead, BufReader};
 
+use tests::live::traffic::openings;
+
 use super::{control::monitor, *};
 
 /// Watches what frontend does, and would deny it.
@@ -210,24 +212,6 @@ fn a_monitor_shows_what_is_asked_for_and_says_what_it_was_not_told() {
         }
     };
     assert!(told > 0 && told <= world.counted("event_dropped") - before);
-}
-
-/// Sends so many opening segments, to as many ports, and waits for no answer.
-fn openings(from: &Pod, to: IpAddr, count: u16) {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, connect, socket_with};
-    from.netns.enter(|| {
-        for port in 1..=count {
-            let socket = socket_with(
-                AddressFamily::INET,
-                SocketType::STREAM,
-                SocketFlags::NONBLOCK,
-                None,
-            );
-            let socket = socket.expect("a socket");
-            // Under way, or refused already.
-            let _under_way = connect(&socket, &std::net::SocketAddr::new(to, port));
-        }
-    });
 }
 
 fn monitor_with(world: &World, filter: &str) -> BufReader<std::os::unix::net::UnixStream> {

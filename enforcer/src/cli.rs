@@ -1,5 +1,6 @@
 //! The commands, a file each. Exit status: 0 done, 1 the answer is "no", 2 usage, input or kernel.
 
+mod config;
 mod detach;
 mod doctor;
 mod explain;
@@ -11,10 +12,11 @@ mod run;
 mod shadow;
 mod socket;
 mod status;
+mod support;
 
 use std::{error::Error, path::PathBuf, process::ExitCode};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 /// What a command fails with.
 type Failure = Box<dyn Error + Send + Sync>;
@@ -38,6 +40,7 @@ enum Command {
     Shadow(shadow::Shadow),
     Pause(pause::Pause),
     Resume(pause::Resume),
+    SupportBundle(support::SupportBundle),
     Detach(detach::Detach),
     Doctor(doctor::Doctor),
 }
@@ -100,6 +103,20 @@ enum Format {
     Json,
 }
 
+/// Reads the command line, and the configuration file that it names. Ends the process where it cannot
+/// be read as a command, or asks for help.
+pub fn parse() -> Result<Cli, Failure> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let command = config::command(Cli::command(), &arguments)?;
+    let known = command.clone();
+    let matches = command.get_matches_from(arguments);
+    let mut cli = Cli::from_arg_matches(&matches)?;
+    if let Command::Run(run) = &mut cli.command {
+        run.configured(config::effective(&matches, &known));
+    }
+    Ok(cli)
+}
+
 /// Carries a command out.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
@@ -112,6 +129,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Shadow(command) => command.run(),
         Command::Pause(command) => command.run(),
         Command::Resume(command) => command.run(),
+        Command::SupportBundle(command) => command.run(),
         Command::Detach(command) => command.run(),
         Command::Doctor(command) => command.run(),
     }

@@ -2,11 +2,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    let command = enforcer::cli::Cli::parse();
-    match enforcer::cli::run(command) {
+    match enforcer::cli::parse().and_then(enforcer::cli::run) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", enforcer::chain(&*error));

@@ -143,7 +143,10 @@ impl Reporter {
 
     /// Tells those who listen, and the log, what an operator has done.
     pub fn notice(&self, kind: Kind, about: String, reason: Option<String>) {
-        tracing::info!(reason, "{kind}: {about}");
+        // Of what becomes active the log says more.
+        if kind != Kind::Active {
+            tracing::info!(reason, "{kind}: {about}");
+        }
         self.send(Line::Notice(Notice::now(kind, about, reason)));
     }
 

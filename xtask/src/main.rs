@@ -7,6 +7,7 @@ mod demo;
 mod fuzz;
 mod paths;
 mod setup;
+mod soak;
 mod step;
 mod test;
 mod vm;
@@ -58,6 +59,18 @@ enum Command {
         #[arg(long, default_value_t = 60, value_name = "N")]
         seconds: u32,
     },
+    /// Run one node for a long time: policies, pods and agents come and go
+    ///
+    /// Every connection must meet what the oracle says, and nothing may grow. Then agents are killed
+    /// at any moment, and enforcement must neither open nor close.
+    Soak {
+        /// How long; 0 for not at all
+        #[arg(long, default_value_t = 10.0, value_name = "N")]
+        minutes: f64,
+        /// How often an agent is killed after that
+        #[arg(long, default_value_t = 0, value_name = "N")]
+        kills: u32,
+    },
     /// Measure, and fail when a stated goal is missed
     Bench {
         /// What
@@ -72,6 +85,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo { vm } => demo::run(vm),
+        Command::Soak { minutes, kills } => soak::run(minutes, kills),
         Command::Setup => setup::run(),
         Command::Bench { what, json } => bench::run(what, json),
         Command::Fuzz { seconds } => fuzz::run(seconds),

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Result, bail};
 
-use crate::{build, fuzz, setup, setup::Toolchain, step, step::Done, vm};
+use crate::{build, fuzz, setup, setup::Toolchain, soak, step, step::Done, vm};
 use counts::Counts;
 
 /// One line of the closing table.
@@ -62,9 +62,13 @@ pub fn run() -> Result<()> {
         "--show-output",
     ]);
     account.step("kernel and live tests", kernel)?;
+    account.step("soak", soak::command(SOAK_MINUTES))?;
     account.virtual_machine(vm::Kernel::V6_1);
     account.close(start.elapsed())
 }
+
+/// How long CI runs one node.
+const SOAK_MINUTES: f64 = 1.0;
 
 /// How long CI looks for inputs that break each of the fuzz targets.
 const FUZZ_SECONDS: u32 = 30;

@@ -1,6 +1,6 @@
 //! `enforcer run`: the agent itself.
 
-use std::{path::PathBuf, process::ExitCode, sync::Arc};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, ValueEnum};
 use policyc::link::HostMode;
@@ -31,6 +31,9 @@ use crate::{
     after_help = "Examples:\n  enforcer run --bundle bundle.bin --inventory manifests/\n  enforcer run --bundle bundle.bin --inventory pods.yaml --interface vbackend --mode audit"
 )]
 pub struct Run {
+    /// The same options as a YAML mapping; what is given otherwise counts more
+    #[arg(long, value_name = "FILE", env = "ENFORCER_CONFIG")]
+    config: Option<PathBuf>,
     /// Made by `policyc compile`
     #[arg(long, value_name = "FILE", env = "ENFORCER_BUNDLE")]
     bundle: PathBuf,
@@ -44,7 +47,12 @@ pub struct Run {
     #[arg(long, value_name = "NAME", env = "ENFORCER_NODE_NAME")]
     node_name: Option<String>,
     /// Police only pods behind these interfaces, and guard the others against spoofing; repeatable
-    #[arg(long, value_name = "NAME")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "ENFORCER_INTERFACE",
+        value_delimiter = ','
+    )]
     interface: Vec<String>,
     /// `audit` reports verdicts and refuses nothing
     #[arg(long, value_enum, env = "ENFORCER_MODE", default_value = "enforce")]
@@ -62,13 +70,29 @@ pub struct Run {
     #[arg(long, value_enum, env = "ENFORCER_EVENTS", default_value = "refused")]
     events: Events,
     /// Range of pod addresses beyond those of the inventory's Nodes; repeatable
-    #[arg(long, value_name = "CIDR")]
+    #[arg(
+        long,
+        value_name = "CIDR",
+        env = "ENFORCER_POD_CIDR",
+        value_delimiter = ','
+    )]
     pod_cidr: Vec<ipnet::IpNet>,
     /// Only pods of these namespaces are policed, the others guarded against spoofing; repeatable
-    #[arg(long, value_name = "NAME|LABEL=VALUE")]
+    #[arg(
+        long,
+        value_name = "NAME|LABEL=VALUE",
+        env = "ENFORCER_ENROLL_NAMESPACE",
+        value_delimiter = ','
+    )]
     enroll_namespace: Vec<NamespaceSelector>,
     /// Namespaces whose pods are not policed, only guarded against spoofing; repeatable
-    #[arg(long, value_name = "NAME|LABEL=VALUE", default_value = "kube-system")]
+    #[arg(
+        long,
+        value_name = "NAME|LABEL=VALUE",
+        env = "ENFORCER_EXCLUDE_NAMESPACE",
+        value_delimiter = ',',
+        default_value = "kube-system"
+    )]
     exclude_namespace: Vec<NamespaceSelector>,
     /// How programs are attached; default: TCX where the kernel has it (6.6)
     #[arg(long, value_enum, env = "ENFORCER_HOOK")]
@@ -80,10 +104,10 @@ pub struct Run {
     #[arg(long, env = "ENFORCER_NO_PROXY")]
     no_proxy: bool,
     /// Forward the programs' own log, at level debug
-    #[arg(long)]
+    #[arg(long, env = "ENFORCER_BPF_LOG")]
     bpf_log: bool,
     /// How the agent logs; what, says the variable RUST_LOG
-    #[arg(long, value_enum, default_value = "human")]
+    #[arg(long, value_enum, env = "ENFORCER_LOG_FORMAT", default_value = "human")]
     log_format: Format,
     #[command(flatten)]
     place: PlaceArgs,
@@ -91,6 +115,9 @@ pub struct Run {
     socket: SocketArgs,
     #[command(flatten)]
     state: StateArgs,
+    /// All of this, for reports.
+    #[arg(skip)]
+    effective: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -125,6 +152,11 @@ enum Events {
 }
 
 impl Run {
+    /// Remembers how it was configured.
+    pub(super) fn configured(&mut self, effective: BTreeMap<String, serde_json::Value>) {
+        self.effective = effective;
+    }
+
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
         if self.non_tcp == NonTcp::Enforce {
             return Err(
@@ -222,7 +254,7 @@ impl Run {
             netns: self.place.netns.clone(),
             socket: self.socket.socket.clone(),
             state: self.state.folder(&self.socket),
-            configuration: Default::default(),
+            configuration: self.effective.clone(),
             proxy: !self.no_proxy,
             hook: self.hook.unwrap_or_else(Hook::best),
             capacity: self.capacity,

@@ -3,10 +3,8 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 fn main() -> ExitCode {
-    match enforcer::cli::run(enforcer::cli::Cli::parse()) {
+    match enforcer::cli::parse().and_then(enforcer::cli::run) {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {}", enforcer::chain(&*error));

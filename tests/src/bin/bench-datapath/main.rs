@@ -20,7 +20,7 @@ use aya::maps::{
 };
 use clap::Parser;
 use enforcer_ebpf::{
-    maps::{global, program},
+    maps::{ACTIVE, active, global, program},
     words::{Address, Cell, Holder, Verdict, pod_flags},
 };
 use tests::{
@@ -191,6 +191,17 @@ fn whole_programs() -> Result<Vec<(String, f64)>> {
         let (best, answer) = fastest(&bpf, name, &frame.build(), 60)?;
         ensure!(answer == -1, "{name} does not let the packet through");
         figures.push((format!("{name}, {what}"), best - nothing));
+    }
+    // A second table, which is asked of opening segments.
+    let shadow = bpf.add_table(2)?;
+    bpf.write_table(shadow, &table(100_000).build())?;
+    let active_words = bpf.ebpf.map_mut(ACTIVE).context("no ACTIVE")?;
+    aya::maps::Array::<_, u32>::try_from(active_words)?.set(active::SHADOW, 2, 0)?;
+    for (what, flags) in [("opening", flag::SYN), ("established", flag::ACK)] {
+        let frame = segment(flags).build();
+        let (best, _) = fastest(&bpf, program::TO_POD, &frame, 60)?;
+        let name = format!("{}, {what}, beside a shadow", program::TO_POD);
+        figures.push((name, best - nothing));
     }
     Ok(figures)
 }

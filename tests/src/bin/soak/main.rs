@@ -43,7 +43,9 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Result<()> {
-    ensure!(tests::live::possible(), "this machine cannot run it");
+    if !tests::live::possible() {
+        return Ok(()); // which has said why
+    }
     let seed = arguments.seed.unwrap_or_else(|| fastrand::u64(..));
     println!("soak: {} minutes, --seed {seed}", arguments.minutes);
     let mut rng = fastrand::Rng::with_seed(seed);
@@ -66,11 +68,12 @@ fn run(arguments: &Arguments) -> Result<()> {
                 world.try_shadow(&mut rng)?;
                 "shadows promoted"
             }
-            12 => {
+            // Seldom, so that agents grow old enough to be seen to grow.
+            12 if rng.u32(0..4) == 0 => {
                 world.kill_agent()?;
                 "agents killed"
             }
-            13 => {
+            13 if rng.u32(0..4) == 0 => {
                 world.change_pods(&mut rng)?;
                 "pods made and removed"
             }

@@ -1,6 +1,6 @@
 //! The node that is soaked: pods, an agent, the policies in force, and what the oracle says of them.
 
-use std::{fs, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use enforcer::attach::Hook;
@@ -39,8 +39,9 @@ pub struct World {
     home: Home,
     servers: Vec<(String, Vec<Echo>)>,
     net: Topology,
-    /// Texts of the policies that were loaded, those in force last.
-    history: Vec<String>,
+    /// The policies that are in force, and all that were, by the hash of their bundle.
+    policies: String,
+    by_hash: BTreeMap<String, String>,
     cluster: Cluster,
     /// Of the next pod, and of the next bundle.
     next: u32,
@@ -58,7 +59,8 @@ impl World {
             home,
             servers: Vec::new(),
             net,
-            history: Vec::new(),
+            policies: String::new(),
+            by_hash: BTreeMap::new(),
             cluster: Cluster::default(),
             next: 0,
         };
@@ -103,7 +105,7 @@ impl World {
             "{} to {} port {port}: {met:?}, and the oracle says {judged:?}\n{}\n{:?}\n{}",
             from.addresses()[family],
             to.name,
-            self.history.last().map(String::as_str).unwrap_or_default(),
+            self.policies,
             self.home.status().map(|status| status["counters"].clone()),
             self.agent.as_ref().map(Agent::log).unwrap_or_default()
         );
@@ -114,7 +116,8 @@ impl World {
         let policies = policies::draw(rng, &self.names());
         let bundle = self.bundle(&policies)?;
         self.home.load(&bundle)?;
-        self.in_force(policies)
+        self.in_force(policies);
+        Ok(())
     }
 
     /// Another bundle is asked beside the active one, then takes its place.
@@ -127,24 +130,30 @@ impl World {
             self.look(rng)?;
         }
         self.order(&["shadow", "promote"])?;
-        self.in_force(policies)
+        self.in_force(policies);
+        Ok(())
     }
 
     pub fn roll_back(&mut self) -> Result<()> {
         let status = self.home.status()?;
-        if status["history"].as_array().map_or(0, Vec::len) < 2 || self.history.len() < 2 {
+        if status["history"].as_array().map_or(0, Vec::len) < 2 {
             return Ok(());
         }
         self.order(&["rollback"])?;
-        self.history.pop();
-        let policies = self.history.pop().context("there were two")?;
-        self.in_force(policies)
+        let status = self.home.status()?;
+        let hash = status["hash"].as_str().context("a table is active")?;
+        let policies = self
+            .by_hash
+            .get(hash)
+            .context("it was loaded once")?
+            .clone();
+        self.in_force(policies);
+        Ok(())
     }
 
     pub fn kill_agent(&mut self) -> Result<()> {
         self.agent.take().context("an agent runs")?.kill()?;
-        let policies = self.history.pop().context("some are in force")?;
-        self.begin(policies)
+        self.begin(self.policies.clone())
     }
 
     /// One pod comes or goes. Inventories in files are read at a start.
@@ -164,8 +173,7 @@ impl World {
         }
         let manifests = manifests(&self.net);
         fs::write(self.home.file("inventory.yaml"), manifests)?;
-        let policies = self.history.pop().context("some are in force")?;
-        self.begin(policies)
+        self.begin(self.policies.clone())
     }
 
     pub fn flood(&self, rng: &mut Rng) {
@@ -206,6 +214,7 @@ impl World {
         };
         let closed = until(Duration::from_secs(60), || outbound() == Some(0));
         ensure!(closed, "connections are remembered: {:?}", outbound());
+        self.life.sample()?;
         let prefix = self.net.node.name().trim_end_matches("node").to_owned();
         let count = |folder: PathBuf, begins: &str| -> Result<usize> {
             let entries = fs::read_dir(&folder).with_context(|| format!("{}", folder.display()))?;
@@ -254,6 +263,8 @@ impl World {
     fn bundle(&mut self, policies: &str) -> Result<PathBuf> {
         self.next += 1;
         let bytes = compile(&manifests(&self.net), policies, 0)?;
+        let hash = policyc::bundle::read(&bytes)?.hash;
+        self.by_hash.insert(hash, policies.into());
         self.home
             .bundle(&format!("soak-{}.bin", self.next % 2), &bytes)
     }
@@ -263,15 +274,15 @@ impl World {
         let agent = self.home.start(&self.net.node, &bundle, &[])?;
         self.life = Life::of(agent.id());
         self.agent = Some(agent);
-        self.in_force(policies)
+        self.in_force(policies);
+        Ok(())
     }
 
-    fn in_force(&mut self, policies: String) -> Result<()> {
+    fn in_force(&mut self, policies: String) {
         let text = format!("{}---\n{policies}", manifests(&self.net));
         let (loaded, _) = read::load_str("soak.yaml", &text, None);
         self.cluster = loaded.cluster;
-        self.history.push(policies);
-        Ok(())
+        self.policies = policies;
     }
 
     fn order(&self, arguments: &[&str]) -> Result<()> {

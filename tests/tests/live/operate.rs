@@ -442,7 +442,7 @@ spec:
     for wanted in [
         "\"abi\"",
         "\"counters\"",
-        "default/only-get",
+        "default/backend",
         "\"socket\"",
         "to_pod-",
         "net/ipv4/ip_forward",

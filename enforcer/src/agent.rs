@@ -10,6 +10,7 @@ mod rollback;
 mod shadow;
 pub mod start;
 mod status;
+mod take_up;
 mod takeover;
 
 use std::{

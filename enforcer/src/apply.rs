@@ -4,16 +4,17 @@
 mod attribution;
 mod before;
 mod namespaces;
+mod pauses;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     time::{Duration, Instant, SystemTime},
 };
 
-use enforcer_ebpf::words::{Words, header, options, pod, pod_flags};
+use enforcer_ebpf::words::{Words, options};
 use policyc::{
     bundle::{self, Bundle, BundleError},
     l7::CompileError,
@@ -25,6 +26,7 @@ pub use attribution::Attribution;
 use attribution::attributions;
 pub use before::Before;
 pub use namespaces::NamespaceSelector;
+pub use pauses::{seconds_since_boot, until};
 
 use crate::{
     inventory::{Enrolment, Inventory, PodName},
@@ -34,10 +36,6 @@ use crate::{
 
 /// Largest bundle that is read, in bytes.
 const BUNDLE_MAX: u64 = 1 << 30;
-
-/// How long the connections that a pod has open may be looked for, before it is policed without
-/// them: so long it is open when the agent is killed just then.
-const SEEDING_MAX: Duration = Duration::from_secs(60);
 
 /// How this node enforces.
 #[derive(Clone, Debug, Default)]
@@ -256,63 +254,6 @@ pub fn check_order(loaded: &Loaded, active: u64) -> Result<(), ApplyError> {
         });
     }
     Ok(())
-}
-
-impl Prepared {
-    /// Lets the packets of those of these pods that are policed be judged and reported, and none be
-    /// refused, until their flags are cleared or [`SEEDING_MAX`] is over. Returns which they are.
-    pub fn seed(&mut self, pods: &BTreeSet<PodName>) -> BTreeSet<PodName> {
-        let until = until(SEEDING_MAX);
-        let mut seeding = BTreeSet::new();
-        for (name, at) in self.policed() {
-            if pods.contains(&name) {
-                self.linked.words[at + pod::SEEDING_UNTIL as usize] = until;
-                self.linked.words[at + pod::FLAGS as usize] |= pod_flags::SEEDING;
-                seeding.insert(name);
-            }
-        }
-        seeding
-    }
-
-    /// Pauses go on, whoever has made them.
-    fn pause(&mut self, before: &Before, slots: &BTreeMap<PodName, u32>) {
-        let paused = before.paused(slots);
-        for (name, at) in self.policed() {
-            if let Some(until) = paused.get(&name) {
-                self.linked.words[at + pod::PAUSED_UNTIL as usize] = *until;
-                self.linked.words[at + pod::FLAGS as usize] |= pod_flags::PAUSED;
-            }
-        }
-        if let Some(until) = before.all_paused_until() {
-            self.linked.words[header::PAUSED_UNTIL as usize] = until;
-            self.linked.words[header::OPTIONS as usize] |= options::PAUSED;
-        }
-    }
-
-    /// The policed pods, and where their words begin.
-    fn policed(&self) -> Vec<(PodName, usize)> {
-        let first = self.linked.words[header::PODS as usize];
-        let policed = self.linked.pods.iter().filter(|pod| pod.enrolled);
-        policed
-            .map(|pod| {
-                let at = first + pod.slot * pod::WORDS;
-                ((pod.namespace.clone(), pod.name.clone()), at as usize)
-            })
-            .collect()
-    }
-}
-
-/// Seconds since boot, as the kernel counts them.
-pub fn seconds_since_boot() -> u32 {
-    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    u32::try_from(now.tv_sec).unwrap_or(u32::MAX)
-}
-
-/// The last second since boot of a time that begins now.
-pub fn until(time: Duration) -> u32 {
-    let seconds = u32::try_from(time.as_secs()).unwrap_or(u32::MAX);
-    // The second that has begun already does not count.
-    seconds_since_boot().saturating_add(seconds)
 }
 
 fn view(

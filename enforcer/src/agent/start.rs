@@ -16,7 +16,7 @@ use enforcer_ebpf::maps::{
 use futures_util::FutureExt;
 use tokio::net::UnixListener;
 
-use super::{Agent, OrderError, State, takeover::Takeover};
+use super::{Agent, OrderError, State, take_up::take_up, takeover::Takeover};
 use crate::{
     apply::{self, ApplyError, Before, Settings},
     attach::{AttachError, Attacher, Classifiers, Hook},
@@ -37,8 +37,7 @@ use crate::{
         events::Log,
     },
     rights::{self, RightsError},
-    state::{Keeper, Kept, Names},
-    table::Tables,
+    state::Keeper,
 };
 
 /// What the agent is started with.
@@ -147,6 +146,7 @@ pub async fn start(
     let found = Found::look(options).await?;
     let pins = Pins::below(&options.bpffs);
     let lock = pins.take()?;
+    let kept_before = options.state.exists();
     // Before TCX an earlier agent's classifiers are not pinned; its tables are.
     let enforced_before = !pins.link_names()?.is_empty() || pins.map(TABLES).exists();
     let up = tokio::select! {
@@ -162,6 +162,12 @@ pub async fn start(
                 true => pins.forget_grown_maps().map_err(StartError::from),
                 false => found.restore(options, &pins).await,
             };
+            if !enforced_before
+                && !kept_before
+                && let Err(error) = Keeper::remove(&options.state)
+            {
+                tracing::warn!(%error, "the agent's state is left behind");
+            }
             if let Err(error) = undone {
                 tracing::error!(
                     error = crate::chain(&error),
@@ -296,40 +302,6 @@ async fn bring_up(
         object: ebpf,
         socket,
     })
-}
-
-/// Goes on counting where an earlier agent stopped. Returns what was counted in maps that are about
-/// to be replaced by larger ones, with the names of their records.
-fn take_up(
-    counters: &mut Counters,
-    keeper: &mut Keeper,
-    kept: &Kept,
-    tables: &Tables,
-    pins: &Pins,
-) -> Vec<(u32, Names)> {
-    counters.restore(kept.hits.clone());
-    let grown = pins.grown_map(HITS).exists();
-    let mut outgrown = Vec::new();
-    for (slot, epoch) in (0u32..).zip(kept.slots) {
-        let names = keeper
-            .names(slot)
-            .filter(|names| Some(names.epoch) == epoch);
-        let Some(names) = names else { continue };
-        if !grown {
-            if tables.epoch_of(slot) == epoch {
-                counters.assign(slot, names);
-            }
-            continue;
-        }
-        // The active table was copied, to whatever slot.
-        if let Some(active) = tables.active_slot()
-            && tables.epoch_of(active) == epoch
-        {
-            counters.assign(active, names.clone());
-        }
-        outgrown.push((slot, names));
-    }
-    outgrown
 }
 
 async fn classifiers() -> Result<Classifiers, StartError> {

@@ -114,7 +114,11 @@ impl Takeover<'_> {
         }
         let counted = state
             .counters
-            .add_from(&self.pins.map(HITS), &self.outgrown);
+            .add_from(&self.pins.map(HITS), &self.outgrown)
+            .and_then(|outgrown| {
+                state.keep();
+                outgrown.clear()
+            });
         if let Err(error) = counted {
             tracing::warn!(
                 error = crate::chain(&error),

@@ -1,25 +1,25 @@
 //! `enforcer run`: the agent itself.
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc};
+mod tasks;
+
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
 use clap::{Args, ValueEnum};
 use policyc::link::HostMode;
-use tokio::{
-    signal::unix::{Signal, SignalKind, signal},
-    sync::mpsc,
-};
+use tokio::sync::mpsc;
+
+use tasks::{Signals, clean, log_to_stderr, supervise, watch};
 
 use super::{Failure, Format, PlaceArgs, SocketArgs, StateArgs};
 use crate::{
-    agent::{Agent, Options, Running, start},
+    agent::{Options, Running, start},
     apply::{NamespaceSelector, Settings},
     attach::Hook,
     control::{self, Answer},
     detach::{self, DetachError, Removed},
-    flows::CLEAN_EVERY,
     inventory::Wanted,
     pins::Pins,
-    report::{Line, events},
+    report::events,
 };
 
 /// Enforce a bundle on this node
@@ -263,105 +263,9 @@ impl Run {
     }
 }
 
-/// A task that should never end says so when it does.
-async fn supervise(what: &str, task: impl Future<Output = std::io::Result<()>>) {
-    if let Err(error) = task.await {
-        tracing::error!(%error, what, "stopped reading from the kernel");
-    }
-}
-
-/// Tells of what happens by itself: pauses that end, events that the kernel did not send.
-async fn watch(agent: Arc<Agent>) {
-    let mut every = tokio::time::interval(std::time::Duration::from_secs(1));
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut before = None;
-    loop {
-        every.tick().await;
-        let watched = agent.clone();
-        let dropped = tokio::task::spawn_blocking(move || {
-            watched.end_pauses();
-            // Nobody misses what nobody hears.
-            watched
-                .reporter
-                .is_heard()
-                .then(|| watched.events_dropped())
-        });
-        let now = match dropped.await {
-            Ok(Some(Ok(now))) => Some(now),
-            _ => None,
-        };
-        if let (Some(before), Some(now)) = (before, now)
-            && now > before
-        {
-            agent.reporter.send(Line::Dropped {
-                dropped: now - before,
-            });
-        }
-        before = now;
-    }
-}
-
-async fn clean(agent: Arc<Agent>) {
-    let mut every = tokio::time::interval(CLEAN_EVERY);
-    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        every.tick().await;
-        let agent = agent.clone();
-        match tokio::task::spawn_blocking(move || agent.clean()).await {
-            Ok(Ok(0)) => {}
-            Ok(Ok(forgotten)) => tracing::debug!(forgotten, "outbound connections"),
-            Ok(Err(error)) => tracing::warn!(
-                error = crate::chain(&error),
-                "cannot clean outbound connections"
-            ),
-            Err(error) => tracing::error!(%error, "cleaning broke off"),
-        }
-    }
-}
-
 fn answer(removed: &Result<Removed, DetachError>) -> Answer {
     match removed {
         Ok(removed) => Answer::Detached(*removed),
         Err(error) => Answer::Error(crate::chain(error)),
-    }
-}
-
-/// What ends an agent from outside.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn wait(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-fn log_to_stderr(format: Format, bpf_log: bool) {
-    use tracing_subscriber::EnvFilter;
-    let fallback = if bpf_log {
-        "info,enforcer_ebpf=debug"
-    } else {
-        "info"
-    };
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(fallback));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
-        .with_writer(std::io::stderr);
-    match format {
-        Format::Human => log.init(),
-        Format::Json => log.json().init(),
     }
 }

@@ -140,6 +140,16 @@ fn unusual(status: &Status, out: &mut String) -> std::fmt::Result {
             )?;
         }
     }
+    if let [.., past, _] = &status.history[..] {
+        let (kept, hash) = (status.history.len() - 1, past.hash.get(..16));
+        writeln!(
+            out,
+            "kept     {kept} earlier; rollback goes to {}, generation {}, sha256 {}",
+            past.bundle.display(),
+            past.generation,
+            hash.unwrap_or(&past.hash)
+        )?;
+    }
     if let Some(trouble) = &status.state.trouble {
         writeln!(out, "state    {trouble}")?;
     }

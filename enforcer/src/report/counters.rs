@@ -8,7 +8,12 @@
 use std::{collections::BTreeMap, path::Path};
 
 use aya::maps::{Map, MapData, MapError, PerCpuArray, PerCpuValues};
-use enforcer_ebpf::{flow::Hits, maps::hits_index, reason::Reason, words::SLOTS};
+use enforcer_ebpf::{
+    flow::Hits,
+    maps::hits_index,
+    reason::Reason,
+    words::{RECORDS_MAX, SLOTS},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{apply::Attribution, plain::Plain, report::line::cause_name, state::Names};
@@ -148,15 +153,7 @@ impl Counters {
 
     /// Clears the counts of so many records of a slot.
     pub fn clear(&mut self, slot: u32, records: u32) -> Result<(), CountersError> {
-        let none = vec![Plain(Hits::default()); self.processors];
-        for record in 1..records {
-            let zeros = PerCpuValues::try_from(none.clone())
-                .map_err(|error| failed("clear")(MapError::IoError(error)))?;
-            self.hits
-                .set(hits_index(slot, record), zeros, 0)
-                .map_err(failed("clear"))?;
-        }
-        Ok(())
+        clear(&mut self.hits, slot, records, self.processors)
     }
 
     /// What was counted for one record of a slot, by all processors.
@@ -165,15 +162,28 @@ impl Counters {
     }
 
     /// Adds what was counted in other counters, which are pinned there and which nobody counts in
-    /// any more.
-    pub fn add_from(&mut self, pin: &Path, slots: &[(u32, Names)]) -> Result<(), CountersError> {
+    /// any more. To be kept before they are [cleared](Outgrown::clear).
+    pub fn add_from(
+        &mut self,
+        pin: &Path,
+        slots: &[(u32, Names)],
+    ) -> Result<Outgrown, CountersError> {
         let map = MapData::from_pin(pin).map_err(failed("open"))?;
         let hits = Map::from_map_data(map).map_err(failed("open"))?;
         let hits = hits.try_into().map_err(failed("open"))?;
+        let mut records = Vec::new();
         for (slot, names) in slots {
             add(&hits, *slot, names, &mut self.sums)?;
+            records.push((
+                *slot,
+                u32::try_from(names.records.len()).unwrap_or(RECORDS_MAX),
+            ));
         }
-        Ok(())
+        Ok(Outgrown {
+            hits,
+            records,
+            processors: self.processors,
+        })
     }
 
     fn add(&self, slot: u32, sums: &mut BTreeMap<HitName, Count>) -> Result<(), CountersError> {
@@ -214,6 +224,40 @@ fn add(
             sum.opened += hits.opened;
             sum.packets += hits.packets;
         }
+    }
+    Ok(())
+}
+
+/// Counters that were added to others.
+pub struct Outgrown {
+    hits: HitsMap,
+    /// By slot.
+    records: Vec<(u32, u32)>,
+    processors: usize,
+}
+
+impl Outgrown {
+    /// Clears what was added.
+    pub fn clear(mut self) -> Result<(), CountersError> {
+        for (slot, records) in self.records {
+            clear(&mut self.hits, slot, records, self.processors)?;
+        }
+        Ok(())
+    }
+}
+
+fn clear(
+    map: &mut HitsMap,
+    slot: u32,
+    records: u32,
+    processors: usize,
+) -> Result<(), CountersError> {
+    let none = vec![Plain(Hits::default()); processors];
+    for record in 1..records {
+        let zeros = PerCpuValues::try_from(none.clone())
+            .map_err(|error| failed("clear")(MapError::IoError(error)))?;
+        map.set(hits_index(slot, record), zeros, 0)
+            .map_err(failed("clear"))?;
     }
     Ok(())
 }

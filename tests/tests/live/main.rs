@@ -9,6 +9,7 @@ mod operate;
 mod proxy;
 mod restart;
 mod start;
+mod support;
 mod trouble;
 mod unkillable;
 mod verdicts;
@@ -287,6 +288,8 @@ fn assert_nothing_left(world: &World) {
     assert!(!pins.exists(), "pins are left: {}", pins.display());
     let netns = Path::new("/run/netns").join(world.home.netns());
     assert!(!netns.exists(), "the proxy's namespace is left");
+    let state = world.home.file("socket.state");
+    assert!(!state.exists(), "the agent's state is left");
     let links = links(world);
     assert!(!links.contains("enf-"), "an interface is left:\n{links}");
 }

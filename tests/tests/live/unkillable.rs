@@ -120,6 +120,15 @@ fn killed_at_any_moment_enforcement_neither_opens_nor_closes() {
         longest < Duration::from_secs(3),
         "without a gap: {longest:?}"
     );
+    // Each knock of other's was one opening segment. Of a growth that was broken off, counts may be
+    // lost with its maps; nothing is ever counted twice.
+    let counted = refused(&world);
+    println!("{counted} of {knocks} knocks were counted");
+    assert!(counted <= u64::from(knocks), "{counted} of {knocks}");
+    assert!(
+        counted * 10 >= u64::from(knocks) * 9,
+        "{counted} of {knocks}"
+    );
     println!("{kills} kills, {knocks} knocks, {count} answers, longest wait {longest:?}");
 
     // What has come of all that is what a fresh agent makes.
@@ -163,6 +172,16 @@ fn post(world: &World) -> String {
     // Cut off, it is judged by what came.
     let _cut_off = read;
     answer
+}
+
+/// Opening segments that no rule allowed.
+fn refused(world: &World) -> u64 {
+    let status = world.home.status().expect("the agent answers");
+    let hits = status["hits"].as_array().cloned().unwrap_or_default();
+    hits.iter()
+        .filter(|hit| hit["reason"] == "no_allow_matched")
+        .filter_map(|hit| hit["opened"].as_u64())
+        .sum()
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);

@@ -163,7 +163,7 @@ impl Agent {
     fn publish(
         &self,
         state: &mut State,
-        loaded: apply::Loaded,
+        mut loaded: apply::Loaded,
         prepared: apply::Prepared,
     ) -> Result<Arc<Generation>, OrderError> {
         state
@@ -177,7 +177,7 @@ impl Agent {
         state.make_room(idle)?;
         let staged = state.tables.stage_in(idle, &prepared.linked.words);
         let staged = staged.map_err(ApplyError::from)?;
-        let bytes = loaded.bytes.clone();
+        let bytes = std::mem::take(&mut loaded.bytes);
         let generation = apply::generation(loaded, prepared, &staged, began.elapsed());
         let generation = Arc::new(generation);
         let names = Names::of(generation.epoch, &generation.attributions);

@@ -3,6 +3,7 @@
 //! Read in the order in which data flows: [`inventory`] (which pods live here, behind which
 //! interfaces), [`apply`] (bundle and inventory to words), [`table`] (words into the kernel),
 //! [`attach`] (programs onto interfaces), [`report`] (verdicts out), [`control`] (orders in).
+//! [`state`] is what one agent leaves to the next beside what the kernel holds.
 //! [`object`] owns the loaded programs and maps, [`proxy_netns`] the namespace that the proxy lives
 //! in, [`flows`] what is remembered about connections, [`rights`] what the agent must be allowed.
 

@@ -53,7 +53,7 @@ impl Agent {
     /// Has a bundle asked beside the active one, in the place of any other. Blocks for a grace
     /// period.
     pub fn load_shadow(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
-        let loaded = apply::read(path)?;
+        let mut loaded = apply::read(path)?;
         let state = &mut *self.state();
         if self.active.load().is_none() {
             return Err(OrderError::NoTable);
@@ -74,7 +74,7 @@ impl Agent {
         state.make_room(slot)?;
         let staged = state.tables.stage_in(slot, &prepared.linked.words);
         let staged = staged.map_err(ApplyError::from)?;
-        let bytes = loaded.bytes.clone();
+        let bytes = std::mem::take(&mut loaded.bytes);
         let generation = apply::generation(loaded, prepared, &staged, began.elapsed());
         let generation = Arc::new(generation);
         self.reporter.shadow(Some(generation.clone()));

@@ -29,6 +29,11 @@ const GUEST_TESTS: &[GuestTest] = &[
         programs: &[],
     },
     GuestTest {
+        binary: "shadow",
+        smoke: &[],
+        programs: &[],
+    },
+    GuestTest {
         binary: "policies",
         smoke: &[],
         programs: &[],

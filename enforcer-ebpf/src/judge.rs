@@ -69,8 +69,8 @@ pub struct Judgement {
 /// The slot of no pod.
 pub const NO_SLOT: u32 = u32::MAX;
 
-/// Where a packet is, by interface index. The last two are those of the node's ends of the proxy's
-/// interfaces, or 0 while there are none.
+/// Where a packet is, by interface index, and what the programs there were loaded to do. `l7` and
+/// `rejects` are those of the node's ends of the proxy's interfaces, or 0 while there are none.
 #[derive(Clone, Copy, Debug)]
 pub struct Place {
     /// The interface whose hook runs.
@@ -79,6 +79,23 @@ pub struct Place {
     pub ingress: u32,
     pub l7: u32,
     pub rejects: u32,
+    /// Bits of [`features`].
+    pub features: u32,
+}
+
+/// What the programs are loaded to do beyond the rest. In the kernel these are constants, so that
+/// what is off is not even there.
+pub mod features {
+    /// `--trusted-uplink`: see [`crate::words::header::UPLINKS`].
+    pub const UPLINKS: u32 = 1 << 0;
+}
+
+impl Place {
+    /// Whether a feature is on.
+    #[inline(always)]
+    pub(crate) fn has(&self, feature: u32) -> bool {
+        self.features & feature != 0
+    }
 }
 
 /// The network namespace whose sockets are asked.

@@ -84,6 +84,8 @@ pub mod global {
     pub const L7_PEER_IFINDEX: &str = "L7_PEER_IFINDEX";
     /// u32: namespace id of the proxy as the node sees it (RTM_GETNSID) plus one, or 0.
     pub const L7_NETNS_ID: &str = "L7_NETNS_ID";
+    /// u32: bits of [`crate::judge::features`].
+    pub const FEATURES: &str = "FEATURES";
     /// u8: level of the debugging log, 0 for none. Must be set: without it everything is logged.
     pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 }

@@ -96,6 +96,8 @@ reasons! {
     /// The shadow table would have given another verdict to an opening segment. Counted beside the
     /// verdict's own reason.
     ShadowDisagrees = 32, "shadow_disagrees";
+    /// The address of another node's pod, through an interface that `--trusted-uplink` does not name.
+    UntrustedPath = 33, "untrusted_path";
 }
 
 /// Size of the per-CPU counter array.

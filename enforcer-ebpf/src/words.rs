@@ -114,10 +114,18 @@ pub mod header {
     /// Records that cells refer to; never more than [`super::RECORDS_MAX`].
     pub const RECORDS_COUNT: u32 = 14;
     /// Last second since boot in which [`super::options::PAUSED`] holds.
-    pub const PAUSED_UNTIL: u32 = 48;
+    pub const PAUSED_UNTIL: u32 = 15;
+    /// First of [`super::UPLINKS_MAX`] words: indices of the interfaces whose packets may speak for
+    /// pods of other nodes, where that is limited; 0 for none. Userspace stores them anew as devices
+    /// come and go.
+    pub const UPLINKS: u32 = 48;
     /// Words the header takes.
     pub const WORDS: u32 = 64;
 }
+
+/// Interfaces of `--trusted-uplink`.
+pub const UPLINKS_MAX: u32 = 16;
+const _: () = assert!(header::UPLINKS + UPLINKS_MAX <= header::WORDS);
 
 /// Offset of the IPv4 root: where the header ends, so that finding it costs no read.
 pub const V4_ROOT: u32 = header::WORDS;

@@ -72,6 +72,8 @@ struct State {
     keeper: Keeper,
     /// What the keeper was given last.
     kept: Kept,
+    /// Indices of the interfaces that may speak for pods of other nodes, where that is limited.
+    uplinks: Vec<u32>,
 }
 
 /// Why an order was not carried out. Nothing has changed.
@@ -109,6 +111,16 @@ impl Agent {
             state.tables.capacity(),
         )?;
         self.publish(&mut state, loaded, prepared)
+    }
+
+    /// From now on packets from these interfaces, and no others, may speak for pods of other nodes.
+    pub fn trust_uplinks(&self, indices: &[u32]) {
+        let state = &mut *self.state();
+        if state.uplinks != indices {
+            tracing::info!(names = ?self.settings.trusted_uplinks, ?indices, "trusted uplinks");
+            state.uplinks = indices.into();
+            state.tables.trust_uplinks(&apply::trusted(indices));
+        }
     }
 
     /// Forgets outbound connections that are over, and which pods had connections through the proxy.
@@ -164,8 +176,9 @@ impl Agent {
         &self,
         state: &mut State,
         mut loaded: apply::Loaded,
-        prepared: apply::Prepared,
+        mut prepared: apply::Prepared,
     ) -> Result<Arc<Generation>, OrderError> {
+        prepared.trust_uplinks(&state.uplinks);
         state
             .tables
             .check(&prepared.linked.words)

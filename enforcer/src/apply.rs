@@ -14,7 +14,10 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use enforcer_ebpf::words::{Words, options};
+use enforcer_ebpf::{
+    judge::features,
+    words::{UPLINKS_MAX, Words, header, options},
+};
 use policyc::{
     bundle::{self, Bundle, BundleError},
     l7::CompileError,
@@ -52,6 +55,21 @@ pub struct Settings {
     pub enrolled_namespaces: Vec<NamespaceSelector>,
     /// Of those, namespaces whose pods are guarded, and not policed.
     pub excluded_namespaces: Vec<NamespaceSelector>,
+    /// Names of the interfaces whose packets may speak for pods of other nodes; empty: all.
+    pub trusted_uplinks: Vec<String>,
+}
+
+impl Settings {
+    /// What the programs are to be loaded for: bits of [`features`].
+    pub fn features(&self) -> u32 {
+        let mut bits = 0;
+        for (set, bit) in [(!self.trusted_uplinks.is_empty(), features::UPLINKS)] {
+            if set {
+                bits |= bit;
+            }
+        }
+        bits
+    }
 }
 
 /// One activation: what the table means. Lives as long as an event or a connection may name it.
@@ -254,6 +272,24 @@ pub fn check_order(loaded: &Loaded, active: u64) -> Result<(), ApplyError> {
         });
     }
     Ok(())
+}
+
+impl Prepared {
+    /// Writes down which interfaces may speak for pods of other nodes.
+    pub fn trust_uplinks(&mut self, indices: &[u32]) {
+        for (at, index) in (header::UPLINKS..).zip(trusted(indices)) {
+            self.linked.words[at as usize] = index;
+        }
+    }
+}
+
+/// The words of a table that stand for trusted interfaces.
+pub fn trusted(indices: &[u32]) -> [u32; UPLINKS_MAX as usize] {
+    let mut words = [0; UPLINKS_MAX as usize];
+    for (word, index) in words.iter_mut().zip(indices) {
+        *word = *index;
+    }
+    words
 }
 
 fn view(

@@ -28,6 +28,7 @@ pub mod report;
 pub mod rights;
 pub mod state;
 pub mod table;
+pub mod uplinks;
 
 /// An error with all that caused it, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -85,11 +85,13 @@ pub fn is_built() -> bool {
 }
 
 /// Loads the programs over the pinned maps, and makes and pins the maps that are missing.
-/// `capacity` is the least number of words that a table must be able to have.
+/// `capacity` is the least number of words that a table must be able to have, `features` are what the
+/// programs are to do beyond the rest.
 pub fn load(
     pins: &Pins,
     proxy: &ProxyNetns,
     capacity: u32,
+    features: u32,
     log: bool,
 ) -> Result<Object, ObjectError> {
     let bytes = BYTES.ok_or(ObjectError::NotBuilt)?;
@@ -112,6 +114,7 @@ pub fn load(
         .override_global(global::L7_MAC, &l7_mac[..], true)
         .override_global(global::REJ_MAC, &rej_mac[..], true)
         .override_global(global::L7_NETNS_ID, &netns_id, true)
+        .override_global(global::FEATURES, &features, true)
         // Frozen into the program: what is not logged costs nothing.
         .override_global("AYA_LOG_LEVEL", &log_level, false);
     for name in PINNED {

@@ -14,7 +14,7 @@ use std::io;
 use aya::maps::{ArrayOfMaps, Map, MapData, MapError};
 use enforcer_ebpf::{
     maps::{ACTIVE_WORDS, active},
-    words::{ABI, CAPACITY_MAX, MAGIC, RECORDS_MAX, SLOTS, header},
+    words::{ABI, CAPACITY_MAX, MAGIC, RECORDS_MAX, SLOTS, UPLINKS_MAX, header},
 };
 
 pub use create::{CreateError, create_outer};
@@ -223,6 +223,18 @@ impl Tables {
         self.active.store(active::SHADOW, NONE);
         if let Some(old) = slot.and_then(|slot| self.slots[slot as usize].as_mut()) {
             old.read_lately = true;
+        }
+    }
+
+    /// Stores which interfaces may speak for pods of other nodes in the active table, at once.
+    pub fn trust_uplinks(&self, words: &[u32; UPLINKS_MAX as usize]) {
+        let active = self
+            .active_slot()
+            .and_then(|s| self.slots[s as usize].as_ref());
+        if let Some(slot) = active {
+            for (at, word) in (header::UPLINKS..).zip(words) {
+                slot.memory.store(at, *word);
+            }
         }
     }
 

@@ -23,6 +23,8 @@ pub struct TableBuilder {
     /// Starts of ranges. `::` is added as outside where it is absent.
     pub v6_ranges: BTreeMap<Ipv6Addr, Address>,
     pub pods: Vec<Pod>,
+    /// Indices of interfaces.
+    pub uplinks: Vec<u32>,
     pub scopes: Vec<Scope>,
 }
 
@@ -64,6 +66,9 @@ impl TableBuilder {
         set(&mut words, header::ABI, ABI);
         set(&mut words, header::EPOCH, self.epoch);
         set(&mut words, header::OPTIONS, self.options);
+        for (at, index) in (header::UPLINKS..).zip(&self.uplinks) {
+            set(&mut words, at, *index);
+        }
         self.lay_v4(&mut words);
         self.lay_v6_hosts(&mut words);
         self.lay_v6_ranges(&mut words);

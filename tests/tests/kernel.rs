@@ -211,6 +211,7 @@ fn judge(hook: Hook, packet: &Packet, words: &[u32], flows: &FlowModel, ingress:
         ingress,
         l7: L7_IFINDEX,
         rejects: REJ_IFINDEX,
+        features: 0,
     };
     match hook {
         Hook::ToPod => judge_to_pod(packet, words, flows, &place),

@@ -1,12 +1,12 @@
 //! Who sent a packet: its source class, or the reason why it cannot be who it says.
 
-use super::{LocalPod, Place, address_of};
+use super::{LocalPod, Place, address_of, features};
 use crate::{
-    decide::{pod_by_interface, pod_by_slot},
+    decide::{equal, pod_by_interface, pod_by_slot},
     flow::{MADE_BY_NOBODY, MADE_BY_NODE},
     packet::Packet,
     reason::Reason,
-    words::{Holder, Words, pod, pod_flags},
+    words::{Holder, UPLINKS_MAX, Words, header, pod, pod_flags},
 };
 
 /// The sender of a packet to a pod.
@@ -85,8 +85,24 @@ pub(crate) fn of<W: Words + ?Sized>(
                 source.maker = MADE_BY_NODE;
             }
         }
+        Holder::RemotePod if place.has(features::UPLINKS) && !trusted(words, place) => {
+            return Err(Reason::UntrustedPath);
+        }
         Holder::Unknown => source.known = false,
         _ => {}
     }
     Ok(source)
+}
+
+/// Whether a packet came in where pods of other nodes are believed to be who they say.
+#[inline(always)]
+fn trusted<W: Words + ?Sized>(words: &W, place: &Place) -> bool {
+    let mut found = 0;
+    let mut i = 0;
+    while i < UPLINKS_MAX {
+        found |= equal(words.at(header::UPLINKS + i), place.ingress);
+        i += 1;
+    }
+    // An empty word is no interface, and 0 is the node itself.
+    place.ingress != 0 && found != 0
 }

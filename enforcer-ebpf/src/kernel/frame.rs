@@ -12,7 +12,7 @@ use enforcer_ebpf::{
     packet::{Frame, NEAR_BYTES},
 };
 
-use super::globals::{L7_IFINDEX, REJ_IFINDEX};
+use super::globals::{FEATURES, L7_IFINDEX, REJ_IFINDEX};
 
 /// A socket buffer whose headers lie in its linear part.
 pub struct Skb<'a> {
@@ -133,6 +133,7 @@ pub fn place(ctx: &TcContext) -> Place {
         ingress: field!(ctx, ingress_ifindex),
         l7: L7_IFINDEX.load(),
         rejects: REJ_IFINDEX.load(),
+        features: FEATURES.load(),
     }
 }
 

@@ -28,4 +28,7 @@ pub static REJ_MAC: Global<[u8; 8]> = Global::new([0; 8]);
 pub static L7_PEER_IFINDEX: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata.globals")]
+pub static FEATURES: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata.globals")]
 pub static L7_NETNS_ID: Global<u32> = Global::new(0);

@@ -38,6 +38,7 @@ use crate::{
     },
     rights::{self, RightsError},
     state::Keeper,
+    uplinks::{self, UplinksError},
 };
 
 /// What the agent is started with.
@@ -84,6 +85,8 @@ pub struct Running {
 pub enum StartError {
     #[error(transparent)]
     Rights(#[from] RightsError),
+    #[error(transparent)]
+    Uplinks(#[from] UplinksError),
     #[error("told to stop before it was ready")]
     Stopped,
     #[error(transparent)]
@@ -138,6 +141,7 @@ pub async fn start(
     }
     rights::check()?;
     options.hook.check()?;
+    uplinks::check(&options.settings.trusted_uplinks)?;
     // Nothing is touched before bundle and inventory are known to be good.
     let first = tokio::select! {
         first = First::read(options) => first?,
@@ -221,7 +225,11 @@ async fn bring_up(
 
     let needed = u32::try_from(first.words).unwrap_or(u32::MAX);
     let capacity = options.capacity.unwrap_or_else(|| object::roomy(needed));
-    let mut object = object::load(pins, &place, capacity, options.bpf_log)?;
+    let features = options.settings.features();
+    let mut object = object::load(pins, &place, capacity, features, options.bpf_log)?;
+    let uplinks = uplinks::indices(&options.settings.trusted_uplinks).await?;
+    // The new programs may ask an old table that knows of none.
+    object.tables.trust_uplinks(&apply::trusted(&uplinks));
     let log = options
         .bpf_log
         .then(|| logger(&mut object.ebpf))
@@ -264,6 +272,7 @@ async fn bring_up(
             shadow: None,
             keeper,
             kept,
+            uplinks,
         }),
         active: arc_swap::ArcSwapOption::empty(),
         reporter,

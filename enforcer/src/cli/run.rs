@@ -20,6 +20,7 @@ use crate::{
     inventory::Wanted,
     pins::Pins,
     report::events,
+    uplinks,
 };
 
 /// Enforce a bundle on this node
@@ -85,6 +86,17 @@ pub struct Run {
         value_delimiter = ','
     )]
     enroll_namespace: Vec<NamespaceSelector>,
+    /// Believe in the address of another node's pod only where its packet came in through this device;
+    /// repeatable, in the environment separated by commas. Name those that authenticate the nodes to
+    /// each other, such as WireGuard's: `enforcer doctor` lists what carries pods' packets. A device
+    /// may come and go; without it its packets are dropped, reason `untrusted_path`
+    #[arg(
+        long,
+        value_name = "DEV",
+        env = "ENFORCER_TRUSTED_UPLINK",
+        value_delimiter = ','
+    )]
+    trusted_uplink: Vec<String>,
     /// Namespaces whose pods are not policed, only guarded against spoofing; repeatable
     #[arg(
         long,
@@ -198,6 +210,9 @@ impl Run {
         }
         tokio::spawn(clean(agent.clone()));
         tokio::spawn(watch(agent.clone()));
+        if !self.trusted_uplink.is_empty() {
+            tokio::spawn(uplinks::watch(agent.clone(), self.trusted_uplink.clone()));
+        }
         tracing::info!(
             ready_ms = began.elapsed().as_millis(),
             socket = %options.socket.display(),
@@ -249,6 +264,7 @@ impl Run {
                 pod_cidrs: self.pod_cidr.clone(),
                 enrolled_namespaces: self.enroll_namespace.clone(),
                 excluded_namespaces: self.exclude_namespace.clone(),
+                trusted_uplinks: self.trusted_uplink.clone(),
             },
             bpffs: self.place.bpffs.clone(),
             netns: self.place.netns.clone(),

@@ -3,7 +3,7 @@
 use enforcer_ebpf::{
     event::Hook,
     flow::{MADE_BY_NOBODY, MADE_BY_NODE},
-    judge::{Action, Flows as _, judge_to_pod},
+    judge::{Action, Flows as _, features, judge_to_pod},
     packet::parse,
     reason::Reason,
     words::{options, pod_flags},
@@ -320,4 +320,34 @@ fn datagrams_pass_unless_they_are_to_be_enforced() {
         refused,
         "there is no memory of them yet"
     );
+}
+
+#[test]
+fn a_remote_pod_is_believed_by_a_trusted_uplink_alone_where_that_is_asked_for() {
+    let mut world = World::new();
+    let refused = (Action::Drop, Reason::UntrustedPath);
+    let passed = (Action::Pass, Reason::Allowed);
+    assert_eq!(world.to(REMOTE, ALLOWED, SYN), passed, "not asked for");
+    world.features = features::UPLINKS;
+    for flags in [SYN, ACK, RST] {
+        assert_eq!(
+            world.to(REMOTE, ALLOWED, flags),
+            refused,
+            "no device is there"
+        );
+    }
+    world.table.uplinks = vec![UPLINK + 1, UPLINK];
+    assert_eq!(world.to(REMOTE, ALLOWED, SYN), passed);
+    assert_eq!(world.to(OUTSIDE, ALLOWED, SYN), passed, "no pod's identity");
+    for (ingress, expected) in [(UPLINK + 1, passed), (UPLINK + 2, refused), (0, refused)] {
+        world.ingress = ingress;
+        assert_eq!(world.to(REMOTE, ALLOWED, SYN), expected, "from {ingress}");
+    }
+    // Sixteen are looked at, and no more.
+    world.table.uplinks = (1..=16).collect();
+    world.ingress = 16;
+    assert_eq!(world.to(REMOTE, ALLOWED, SYN), passed);
+    world.ingress = CLIENT_IF;
+    world.table.uplinks.clear();
+    assert_eq!(world.to(CLIENT, ALLOWED, SYN), passed, "a pod of this node");
 }

@@ -40,6 +40,7 @@ pub struct World {
     pub table: TableBuilder,
     pub flows: FlowModel,
     pub ingress: u32,
+    pub features: u32,
 }
 
 impl World {
@@ -94,6 +95,7 @@ impl World {
             table,
             flows: FlowModel::default(),
             ingress: UPLINK,
+            features: 0,
         }
     }
 
@@ -108,6 +110,7 @@ impl World {
             ingress: self.ingress,
             l7: L7,
             rejects: REJECTS,
+            features: self.features,
         }
     }
 

@@ -12,6 +12,7 @@ mod start;
 mod support;
 mod trouble;
 mod unkillable;
+mod uplinks;
 mod verdicts;
 
 use std::{

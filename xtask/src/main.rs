@@ -47,11 +47,19 @@ enum Command {
     /// A test that cannot run on this machine says `skipped: reason`; with CI=true in the
     /// environment that is a failure.
     Test,
-    /// Run the kernel tests on Debian kernels in a virtual machine
+    /// Run the kernel and live tests on Debian kernels in a virtual machine
+    ///
+    /// Kernels are fetched with apt-get from the archive that this machine's own packages come from.
     VmTest {
         /// Which kernel
         #[arg(long, value_enum, default_value = "6.1")]
         kernel: vm::Kernel,
+        /// How much: a smoke test takes some minutes a kernel, everything half an hour
+        #[arg(long, value_enum, default_value = "everything")]
+        extent: vm::Extent,
+        /// Only tests whose name has one of these in it
+        #[arg(value_name = "NAME")]
+        only: Vec<String>,
     },
     /// Look for manifests and bundles that the compiler cannot cope with
     Fuzz {
@@ -91,7 +99,11 @@ fn main() -> ExitCode {
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Build => build::run(),
         Command::Test => test::run(),
-        Command::VmTest { kernel } => vm::run(kernel),
+        Command::VmTest {
+            kernel,
+            extent,
+            only,
+        } => vm::run(kernel, extent, &only),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything that CI runs, in order. Every step runs, also after one that
 //! failed, so that one run tells all.
 
-mod counts;
+pub mod counts;
 
 use std::{
     env,
@@ -129,7 +129,7 @@ impl Account {
     /// A kernel that cannot be had is a failure of this step, not the end of the account.
     fn virtual_machine(&mut self, kernel: vm::Kernel) {
         self.attempt(vm::title(kernel), || {
-            vm::test_on(kernel, &vm::static_tests()?, vm::Extent::Smoke)
+            vm::test_on(kernel, &vm::static_tests()?, vm::Extent::Smoke, &[])
         });
     }
 
@@ -164,6 +164,7 @@ impl Account {
             &done.how
         };
         step::report(if failed { "FAILED" } else { "ok" }, title, done.time, note);
+        print!("{}", vm::verified(&done.output));
         if failed {
             print!("{}", counts::failing_part(&done.output));
             println!("  (all of it: {})", done.log.display());

@@ -13,10 +13,14 @@ use clap::ValueEnum;
 use crate::{
     build, paths, setup,
     step::{self, Done},
+    test::counts::Counts,
 };
 
 /// The guest says this when all of its programs succeeded, and nothing else counts as success.
 const SUCCESS: &str = "vm: success";
+
+/// The tests' lines about the verifier begin so.
+const VERIFIED: &str = "verified: ";
 
 /// Emulation is some ten times slower than the host.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -70,7 +74,7 @@ struct GuestTest {
 }
 
 /// How much runs in the guest.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Extent {
     /// What shows that a kernel works: everything in the kernel, and the main roads of the agent.
     Smoke,
@@ -101,7 +105,7 @@ pub struct GuestFile {
 ///
 /// # Errors
 /// When a tool or kernel cannot be had, or a test fails on one of the kernels.
-pub fn run(kernel: Kernel) -> Result<()> {
+pub fn run(kernel: Kernel, extent: Extent, only: &[String]) -> Result<()> {
     let toolchain = setup::ready()?;
     build::bpf(&toolchain)?;
     let tests = static_tests()?;
@@ -111,15 +115,24 @@ pub fn run(kernel: Kernel) -> Result<()> {
     };
     let mut failed = Vec::new();
     for kernel in kernels {
-        let done = test_on(*kernel, &tests, Extent::Everything)?;
         let title = title(*kernel);
+        // One kernel that cannot be had says nothing about the others.
+        let done = match test_on(*kernel, &tests, extent, only) {
+            Ok(done) => done,
+            Err(error) => {
+                println!("FAILED  {title}: {error:#}");
+                failed.push(title);
+                continue;
+            }
+        };
         if done.success {
-            step::report("ok", title, done.time, &release(&done.output));
+            step::report("ok", title, done.time, &summary(&done.output));
         } else {
             step::report("FAILED", title, done.time, &done.how);
             print!("{}", done.output);
             failed.push(title);
         }
+        print!("{}", verified(&done.output));
     }
     ensure!(failed.is_empty(), "failed: {}", failed.join(", "));
     Ok(())
@@ -146,7 +159,12 @@ pub fn static_tests() -> Result<Vec<(String, PathBuf)>> {
 ///
 /// # Errors
 /// When the kernel cannot be had, or a test that should run in the guest does not exist.
-pub fn test_on(kernel: Kernel, tests: &[(String, PathBuf)], extent: Extent) -> Result<Done> {
+pub fn test_on(
+    kernel: Kernel,
+    tests: &[(String, PathBuf)],
+    extent: Extent,
+    only: &[String],
+) -> Result<Done> {
     let mut files = Vec::new();
     let mut script = String::new();
     let built = |name: &str| {
@@ -162,6 +180,7 @@ pub fn test_on(kernel: Kernel, tests: &[(String, PathBuf)], extent: Extent) -> R
     for test in GUEST_TESTS {
         let to = format!("/tests/{}", test.binary);
         let filter = match extent {
+            _ if !only.is_empty() => only.join(" "),
             Extent::Smoke => test.smoke.join(" "),
             Extent::Everything => String::new(),
         };
@@ -206,6 +225,25 @@ pub fn boot(
     }
     done.success &= verdict;
     Ok(done)
+}
+
+/// The kernel's release and how many tests ran on it.
+pub fn summary(output: &str) -> String {
+    let counts = Counts::of(output, true);
+    format!(
+        "Linux {}: {} passed, {} skipped",
+        release(output),
+        counts.passed,
+        counts.skipped
+    )
+}
+
+/// What the kernel's verifier said of each program.
+pub fn verified(output: &str) -> String {
+    let lines = output.lines().map(str::trim_end);
+    lines
+        .filter(|line| line.starts_with(VERIFIED))
+        .fold(String::new(), |all, line| all + "  " + line + "\n")
 }
 
 /// The kernel's release, as the guest says it, and how it ran.

@@ -174,6 +174,12 @@ pub fn path_of(name: &str) -> PathBuf {
     Path::new(NAMES).join(name)
 }
 
+/// Whether this kernel speaks IPv6 at all: started with `ipv6.disable=1`, it knows no such address,
+/// route, rule or socket.
+pub fn has_ipv6() -> bool {
+    Path::new("/proc/sys/net/ipv6").exists()
+}
+
 /// Files of nsfs have the device number of no disk; what matters is that they differ from their
 /// folder's.
 fn is_namespace(meta: &fs::Metadata) -> bool {

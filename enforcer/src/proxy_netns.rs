@@ -250,7 +250,11 @@ async fn ensure_link(
         .execute()
         .await
         .map_err(request("give an address to", way.outside))?;
-    for gateway in [IpAddr::V4(way.outside_v4), IpAddr::V6(way.outside_v6)] {
+    let gateways = [IpAddr::V4(way.outside_v4), IpAddr::V6(way.outside_v6)];
+    for gateway in gateways
+        .into_iter()
+        .filter(|g| g.is_ipv4() || netns::has_ipv6())
+    {
         inside
             .neighbours()
             .add(far.index, gateway)
@@ -317,7 +321,7 @@ fn outside_sysctls(name: &str) -> Result<(), ProxyNetnsError> {
     // node has chosen for its other devices.
     write_sysctl(&format!("net/ipv4/conf/{name}/rp_filter"), "2")?;
     write_sysctl(&format!("net/ipv4/conf/{name}/forwarding"), "1")?;
-    if !ipv6_is_there() {
+    if !netns::has_ipv6() {
         return Ok(());
     }
     write_sysctl(&format!("net/ipv6/conf/{name}/accept_ra"), "0")?;
@@ -333,7 +337,7 @@ fn inside_sysctls() -> Result<(), ProxyNetnsError> {
     // A client that comes back on the same port must not wait for our leg's old connection.
     write_sysctl("net/ipv4/tcp_tw_reuse", "1")?;
     write_sysctl("net/core/somaxconn", "4096")?;
-    if !ipv6_is_there() {
+    if !netns::has_ipv6() {
         return Ok(());
     }
     for name in [L7.inside, REJ.inside] {
@@ -346,10 +350,6 @@ fn inside_sysctls() -> Result<(), ProxyNetnsError> {
 fn is(error: &rtnetlink::Error, errno: Errno) -> bool {
     matches!(error, rtnetlink::Error::NetlinkError(message)
         if message.raw_code() == -errno.raw_os_error())
-}
-
-fn ipv6_is_there() -> bool {
-    std::path::Path::new("/proc/sys/net/ipv6").exists()
 }
 
 fn write_sysctl(name: &str, value: &'static str) -> Result<(), ProxyNetnsError> {

@@ -4,7 +4,7 @@ use std::{
     cell::Cell,
     collections::HashMap,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, AtomicUsize, Ordering},
@@ -134,8 +134,12 @@ fn block_on<T: Send + 'static>(
     result.map_err(io::Error::other)
 }
 
-/// One socket for both families; transparent, so that it answers for every pod's address.
-fn bind(address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
+/// One socket for both families; transparent, so that it answers for every pod's address. On a kernel
+/// without IPv6 the socket for every address is one of IPv4.
+fn bind(mut address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
+    if address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !crate::netns::has_ipv6() {
+        address.set_ip(Ipv4Addr::UNSPECIFIED.into());
+    }
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;

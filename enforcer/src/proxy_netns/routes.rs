@@ -11,7 +11,10 @@ use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
 use rustix::io::Errno;
 
 use super::{L7, Port, ProxyNetnsError, REJ, bring_up, is};
-use crate::netlink::{self, NetlinkError, request};
+use crate::{
+    netlink::{self, NetlinkError, request},
+    netns::has_ipv6,
+};
 
 /// Routing table, in the namespace, in which every address is local.
 const ALL_LOCAL: u32 = 100;
@@ -25,7 +28,6 @@ pub(super) async fn ensure_routes(inside: &Handle, l7: &Port) -> Result<(), Prox
         .ok_or(ProxyNetnsError::Vanished("lo"))?;
     bring_up(inside, &lo, lo.mtu).await?;
     let v4 = || RouteMessageBuilder::<Ipv4Addr>::new();
-    let v6 = || RouteMessageBuilder::<Ipv6Addr>::new();
     let local4 = |table| {
         v4().table_id(table)
             .kind(RouteType::Local)
@@ -45,30 +47,37 @@ pub(super) async fn ensure_routes(inside: &Handle, l7: &Port) -> Result<(), Prox
         )
         .await?;
     }
-    let routes = [
-        v6().output_interface(l7.inside)
-            .gateway(L7.outside_v6)
-            .build(),
-        local4(ALL_LOCAL),
-        // A reset that belongs to no socket is only sent from an address that the namespace calls
-        // local; with `main` asked first it still finds its way out.
-        local4(TABLE_LOCAL),
-        v6().table_id(ALL_LOCAL)
-            .kind(RouteType::Local)
-            .scope(RouteScope::Host)
-            .output_interface(lo.index)
-            .build(),
-    ];
-    for route in routes {
+    // A reset that belongs to no socket is only sent from an address that the namespace calls
+    // local; with `main` asked first it still finds its way out.
+    for route in [local4(ALL_LOCAL), local4(TABLE_LOCAL)] {
         add_route(inside, route).await?;
     }
     for way in [&L7, &REJ] {
         add_rule(inside, IpVersion::V4, 10, ALL_LOCAL, Some(way.inside)).await?;
-        add_rule(inside, IpVersion::V6, 10, ALL_LOCAL, Some(way.inside)).await?;
+    }
+    if has_ipv6() {
+        ensure_ipv6(inside, l7, lo.index).await?;
     }
     add_rule(inside, IpVersion::V4, 15, TABLE_MAIN, None).await?;
     add_rule(inside, IpVersion::V4, 20, TABLE_LOCAL, None).await?;
     remove_first_rule(inside).await?;
+    Ok(())
+}
+
+async fn ensure_ipv6(inside: &Handle, l7: &Port, lo: u32) -> Result<(), ProxyNetnsError> {
+    let v6 = || RouteMessageBuilder::<Ipv6Addr>::new();
+    let back = v6().output_interface(l7.inside).gateway(L7.outside_v6);
+    let local = v6()
+        .table_id(ALL_LOCAL)
+        .kind(RouteType::Local)
+        .scope(RouteScope::Host)
+        .output_interface(lo);
+    for route in [back.build(), local.build()] {
+        add_route(inside, route).await?;
+    }
+    for way in [&L7, &REJ] {
+        add_rule(inside, IpVersion::V6, 10, ALL_LOCAL, Some(way.inside)).await?;
+    }
     Ok(())
 }
 

@@ -105,13 +105,20 @@ pub mod active {
 pub const ACTIVE_WORDS: u32 = 8;
 /// Bytes of the ring buffer.
 pub const EVENTS_BYTES: u32 = 1 << 20;
-/// Elements of [`HITS`].
-pub const HITS_MAX: u32 = SLOTS * RECORDS_MAX;
+/// Most elements of [`HITS`], which is what the object is compiled with; the loader makes it as large
+/// as the bundle needs: [`hits_entries`].
+pub const HITS_MAX: u32 = hits_entries(RECORDS_MAX);
 /// Words that the object is compiled with; the loader writes the node's own number over it.
 pub const CAPACITY_COMPILED: u32 = crate::words::CAPACITY_MAX;
 
-/// Where the hits of a record are counted while its table lies in `slot`.
+/// Elements of [`HITS`] for tables of that many records.
+pub const fn hits_entries(records: u32) -> u32 {
+    SLOTS * records
+}
+
+/// Where the hits of a record are counted while its table lies in `slot`: whatever the size of the
+/// map, whose last elements belong to the highest records.
 #[inline(always)]
 pub const fn hits_index(slot: u32, record: u32) -> u32 {
-    slot.wrapping_mul(RECORDS_MAX).wrapping_add(record)
+    record.wrapping_mul(SLOTS).wrapping_add(slot)
 }

@@ -21,7 +21,10 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use enforcer_ebpf::reason::Reason;
+use enforcer_ebpf::{
+    reason::Reason,
+    words::{Words as _, header},
+};
 use tokio::sync::watch;
 
 pub use explain::{Explained, Live};
@@ -32,7 +35,7 @@ pub use status::{PodStatus, Status};
 
 use crate::{
     apply::{self, ApplyError, Before, Generation, Settings},
-    attach::Hook,
+    attach::Attach,
     flows::{FlowsError, OutFlows, Owner},
     inventory::{Inventory, LocalPod, PodName},
     proxy_host::Watched,
@@ -58,7 +61,7 @@ pub struct Agent {
     /// Pauses, as far as the proxy must know of them.
     paused: ArcSwap<Paused>,
     settings: Settings,
-    hook: Hook,
+    attach: Attach,
     /// As it was started, for reports.
     configuration: BTreeMap<String, serde_json::Value>,
 }
@@ -183,6 +186,8 @@ impl Agent {
             .tables
             .check(&prepared.linked.words)
             .map_err(ApplyError::from)?;
+        let records = prepared.linked.words.as_slice().at(header::RECORDS_COUNT);
+        state.counters.check(records)?;
         let began = Instant::now();
         // Their names are those of generations that are about to be forgotten.
         self.count_requests(state);

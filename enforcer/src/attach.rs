@@ -30,7 +30,7 @@ use crate::{
 
 /// How programs are attached.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
-pub enum Hook {
+pub enum Attach {
     /// Pinned TCX links; Linux 6.6 and later.
     Tcx,
     /// Classifiers of the clsact queueing discipline.
@@ -50,7 +50,7 @@ pub enum Outcome {
 /// What can go wrong while attaching.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    #[error("this kernel has no TCX, which Linux 6.6 brought: leave --hook out, or say clsact")]
+    #[error("this kernel has no TCX, which Linux 6.6 brought: leave --attach out, or say clsact")]
     NoTcx,
     #[error("the object has no program `{name}`")]
     Missing { name: &'static str },
@@ -99,7 +99,7 @@ pub enum AttachError {
 pub struct Attacher<'a> {
     ebpf: &'a mut Ebpf,
     pins: &'a Pins,
-    hook: Hook,
+    attach: Attach,
     /// What is there of an earlier agent's.
     classifiers: Classifiers,
     /// Names of pinned links that are to stay.
@@ -108,7 +108,7 @@ pub struct Attacher<'a> {
     attached: BTreeSet<(u32, &'static str)>,
 }
 
-impl Hook {
+impl Attach {
     /// What this kernel can do best.
     pub fn best() -> Self {
         match KernelVersion::current() {
@@ -127,19 +127,24 @@ impl Hook {
 }
 
 impl<'a> Attacher<'a> {
-    pub fn new(ebpf: &'a mut Ebpf, pins: &'a Pins, hook: Hook, classifiers: Classifiers) -> Self {
+    pub fn new(
+        ebpf: &'a mut Ebpf,
+        pins: &'a Pins,
+        attach: Attach,
+        classifiers: Classifiers,
+    ) -> Self {
         Self {
             ebpf,
             pins,
-            hook,
+            attach,
             classifiers,
             links: BTreeSet::new(),
             attached: BTreeSet::new(),
         }
     }
 
-    /// Whether an earlier agent's programs guard an interface, in both directions and by whatever
-    /// hook.
+    /// Whether an earlier agent's programs guard an interface, in both directions and in whatever
+    /// way.
     pub fn guards(&self, interface: &Link) -> Result<bool, AttachError> {
         let pods = [
             (program::FROM_POD, TcAttachType::Ingress),
@@ -200,7 +205,7 @@ impl<'a> Attacher<'a> {
         })
     }
 
-    /// Detaches what an earlier agent attached and this one does not want, by either hook. Returns
+    /// Detaches what an earlier agent attached and this one does not want, in either way. Returns
     /// how much. What stays is logged: it judges by the same table, twice at worst.
     pub fn prune(self) -> usize {
         let names = self.pins.link_names().unwrap_or_else(|error| {
@@ -242,8 +247,8 @@ impl<'a> Attacher<'a> {
             .ok_or(AttachError::Missing { name })?
             .try_into()
             .map_err(failed)?;
-        match self.hook {
-            Hook::Tcx => {
+        match self.attach {
+            Attach::Tcx => {
                 let link = link_name(name, interface.index);
                 let old = pinned(self.pins, &link)?;
                 let old = match old {
@@ -255,7 +260,7 @@ impl<'a> Attacher<'a> {
                 self.links.insert(link);
                 Ok(outcome)
             }
-            Hook::Clsact => {
+            Attach::Clsact => {
                 let there = self.classifiers.has(interface.index, name);
                 let outcome = classifiers::attach(program, there, interface, direction, failed)?;
                 self.attached.insert((interface.index, name));

@@ -6,8 +6,8 @@ use aya::{
     programs::{ProgramError, SchedClassifier, SkLookup},
 };
 use enforcer_ebpf::{
-    maps::{ACTIVE, HITS, PINNED, TABLES, global, program},
-    words::{CAPACITY_MAX, SLOTS},
+    maps::{ACTIVE, HITS, PINNED, TABLES, global, hits_entries, program},
+    words::{CAPACITY_MAX, RECORDS_MAX, SLOTS},
 };
 
 use crate::{
@@ -27,6 +27,8 @@ const CLASSIFIERS: [&str; 3] = [program::TO_POD, program::FROM_POD, program::FRO
 
 /// Fewest words that a slot is made for: 1 MB.
 const CAPACITY_LEAST: u32 = 1 << 18;
+/// Fewest records that hits are counted for: 48 KB for each processor.
+const RECORDS_LEAST: u32 = 1 << 10;
 
 /// Maps that speak of slots, and so are made anew together with the tables.
 const OF_SLOTS: [&str; 3] = [TABLES, ACTIVE, HITS];
@@ -84,18 +86,27 @@ pub fn is_built() -> bool {
     BYTES.is_some()
 }
 
-/// Loads the programs over the pinned maps, and makes and pins the maps that are missing.
-/// `capacity` is the least number of words that a table must be able to have, `features` are what the
-/// programs are to do beyond the rest.
+/// What tables must have room for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Room {
+    /// Words in a slot.
+    pub words: u32,
+    /// Records whose hits are counted.
+    pub records: u32,
+}
+
+/// Loads the programs over the pinned maps, and makes and pins the maps that are missing, with room
+/// for `wanted` at least. `features` are what the programs are to do beyond the rest.
 pub fn load(
     pins: &Pins,
     proxy: &ProxyNetns,
-    capacity: u32,
+    wanted: Room,
     features: u32,
     log: bool,
 ) -> Result<Object, ObjectError> {
     let bytes = BYTES.ok_or(ObjectError::NotBuilt)?;
-    let Place { capacity, outgrown } = ensure_tables(pins, capacity)?;
+    let Place { room, outgrown } = ensure_tables(pins, wanted)?;
+    let capacity = room.words;
     let place = |name| match outgrown.is_some() && OF_SLOTS.contains(&name) {
         true => pins.grown_map(name),
         false => pins.map(name),
@@ -117,6 +128,8 @@ pub fn load(
         .override_global(global::FEATURES, &features, true)
         // Frozen into the program: what is not logged costs nothing.
         .override_global("AYA_LOG_LEVEL", &log_level, false);
+    // It is allocated ahead, once for each processor that the machine may have.
+    loader.map_max_entries(HITS, hits_entries(room.records));
     for name in PINNED {
         loader.map_pin_path(name, place(name));
     }
@@ -143,6 +156,15 @@ pub fn roomy(needed: u32) -> u32 {
         .clamp(CAPACITY_LEAST, CAPACITY_MAX)
 }
 
+/// Records for a table of `needed` records, as [`roomy`].
+pub fn roomy_records(needed: u32) -> u32 {
+    needed
+        .saturating_mul(2)
+        .checked_next_power_of_two()
+        .unwrap_or(RECORDS_MAX)
+        .clamp(RECORDS_LEAST, RECORDS_MAX)
+}
+
 /// Takes a map out of the object, for a typed view of it.
 pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ObjectError> {
     ebpf.take_map(name).ok_or(ObjectError::Missing { name })
@@ -150,28 +172,35 @@ pub fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, ObjectError> {
 
 /// Where the tables are.
 struct Place {
-    /// Words in a slot.
-    capacity: u32,
+    room: Room,
     /// The table that judges, where it lies in slots that are too small. The new ones are pinned
     /// beside them, and begin with this table: no verdict changes while programs move over.
     outgrown: Option<Vec<u32>>,
 }
 
 /// The pinned map of tables if its tables are large enough; else a new one.
-fn ensure_tables(pins: &Pins, wanted: u32) -> Result<Place, ObjectError> {
-    if wanted > CAPACITY_MAX {
-        return Err(ObjectError::Capacity { wanted });
+fn ensure_tables(pins: &Pins, wanted: Room) -> Result<Place, ObjectError> {
+    if wanted.words > CAPACITY_MAX {
+        return Err(ObjectError::Capacity {
+            wanted: wanted.words,
+        });
     }
     pins.forget_grown_maps()?;
-    let held = pinned_capacity(pins)?;
-    if let Some(held) = held.filter(|held| *held >= wanted) {
+    let held = pinned_room(pins, wanted.records)?;
+    if let Some(room) =
+        held.filter(|held| held.words >= wanted.words && held.records >= wanted.records)
+    {
         return Ok(Place {
-            capacity: held,
+            room,
             outgrown: None,
         });
     }
+    let wanted = held.map_or(wanted, |held| Room {
+        words: held.words.max(wanted.words),
+        records: held.records.max(wanted.records),
+    });
     let outgrown = match held {
-        Some(held) => Some(active_words(pins, held)?),
+        Some(held) => Some(active_words(pins, held.words)?),
         None => {
             for name in OF_SLOTS {
                 pins.forget_map(name)?;
@@ -183,13 +212,13 @@ fn ensure_tables(pins: &Pins, wanted: u32) -> Result<Place, ObjectError> {
         true => pins.grown_map(TABLES),
         false => pins.map(TABLES),
     };
-    let outer = create_outer(wanted)?;
+    let outer = create_outer(wanted.words)?;
     outer.pin(path).map_err(|source| ObjectError::Pin {
         name: TABLES,
         source: Box::new(source),
     })?;
     Ok(Place {
-        capacity: wanted,
+        room: wanted,
         outgrown,
     })
 }
@@ -200,6 +229,23 @@ fn active_words(pins: &Pins, capacity: u32) -> Result<Vec<u32>, ObjectError> {
     let outer = Map::from_map_data(outer).map_err(unopened(TABLES))?;
     let active = MapData::from_pin(pins.map(ACTIVE)).map_err(unopened(ACTIVE))?;
     Ok(Tables::adopt(outer, &active, capacity)?.active_words())
+}
+
+/// What the pinned maps have room for, or `None` when no table was ever published. `records` is what
+/// the map of hits is about to be made for, where there is none yet.
+fn pinned_room(pins: &Pins, records: u32) -> Result<Option<Room>, ObjectError> {
+    let Some(words) = pinned_capacity(pins)? else {
+        return Ok(None);
+    };
+    let path = pins.map(HITS);
+    let records = match path.exists() {
+        true => {
+            let hits = MapData::from_pin(path).map_err(unopened(HITS))?;
+            hits.info().map_err(unopened(HITS))?.max_entries() / SLOTS
+        }
+        false => records,
+    };
+    Ok(Some(Room { words, records }))
 }
 
 /// Words in a slot of the pinned map of tables, or `None` when nothing was ever published in it.

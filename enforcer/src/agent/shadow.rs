@@ -6,6 +6,7 @@
 
 use std::{path::Path, sync::Arc, time::Instant};
 
+use enforcer_ebpf::words::{Words as _, header};
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, OrderError, State};
@@ -68,6 +69,9 @@ impl Agent {
         )?;
         let words = &prepared.linked.words;
         state.tables.check(words).map_err(ApplyError::from)?;
+        state
+            .counters
+            .check(words.as_slice().at(header::RECORDS_COUNT))?;
         let began = Instant::now();
         let slot = state.tables.slot_for_shadow();
         self.end_shadow(state);

@@ -10,8 +10,11 @@ use std::{
 };
 
 use aya::maps::{MapData, MapError, RingBuf};
-use enforcer_ebpf::maps::{
-    EVENTS, HITS, LISTENERS, MASQUERADED, OUT, OUT_COUNT, PROXY, REASONS, TABLES, UPSTREAM,
+use enforcer_ebpf::{
+    maps::{
+        EVENTS, HITS, LISTENERS, MASQUERADED, OUT, OUT_COUNT, PROXY, REASONS, TABLES, UPSTREAM,
+    },
+    words::{Words as _, header},
 };
 use futures_util::FutureExt;
 use tokio::net::UnixListener;
@@ -19,13 +22,13 @@ use tokio::net::UnixListener;
 use super::{Agent, OrderError, State, take_up::take_up, takeover::Takeover};
 use crate::{
     apply::{self, ApplyError, Before, Settings},
-    attach::{AttachError, Attacher, Classifiers, Hook},
+    attach::{Attach, AttachError, Attacher, Classifiers},
     control::{self, Bound, ControlError},
     flows::{FlowsError, OutFlows},
     inventory::{self, Inventory, InventoryError, Wanted},
     netlink::{self, NetlinkError},
     netns::{Netns, NetnsError},
-    object::{self, Object, ObjectError, take},
+    object::{self, Object, ObjectError, Room, take},
     pins::{Lock, Pins, PinsError},
     proxy::Proxy,
     proxy_flows::{ProxyFlows, ProxyFlowsError},
@@ -61,7 +64,7 @@ pub struct Options {
     pub configuration: BTreeMap<String, serde_json::Value>,
     /// Without it, what the proxy would judge is refused.
     pub proxy: bool,
-    pub hook: Hook,
+    pub attach: Attach,
     /// Least words of a table; `None`: twice what the first one needs.
     pub capacity: Option<u32>,
     /// Forward the programs' own log.
@@ -140,7 +143,7 @@ pub async fn start(
         return Err(ObjectError::NotBuilt.into());
     }
     rights::check()?;
-    options.hook.check()?;
+    options.attach.check()?;
     uplinks::check(&options.settings.trusted_uplinks)?;
     // Nothing is touched before bundle and inventory are known to be good.
     let first = tokio::select! {
@@ -187,8 +190,8 @@ pub async fn start(
 struct First {
     loaded: apply::Loaded,
     inventory: Inventory,
-    /// Words of the table, when none is there before.
-    words: usize,
+    /// What the table needs, when none is there before.
+    needed: Room,
 }
 
 impl First {
@@ -208,7 +211,10 @@ impl First {
         Ok(Self {
             loaded,
             inventory,
-            words: prepared.linked.words.len(),
+            needed: Room {
+                words: u32::try_from(prepared.linked.words.len()).unwrap_or(u32::MAX),
+                records: prepared.linked.words.as_slice().at(header::RECORDS_COUNT),
+            },
         })
     }
 }
@@ -223,10 +229,14 @@ async fn bring_up(
     let (control, socket) = control::bind(&options.socket)?;
     let place = proxy_netns::ensure(&options.netns, first.inventory.mtu()).await?;
 
-    let needed = u32::try_from(first.words).unwrap_or(u32::MAX);
-    let capacity = options.capacity.unwrap_or_else(|| object::roomy(needed));
+    let room = Room {
+        words: options
+            .capacity
+            .unwrap_or_else(|| object::roomy(first.needed.words)),
+        records: object::roomy_records(first.needed.records),
+    };
     let features = options.settings.features();
-    let mut object = object::load(pins, &place, capacity, features, options.bpf_log)?;
+    let mut object = object::load(pins, &place, room, features, options.bpf_log)?;
     let uplinks = uplinks::indices(&options.settings.trusted_uplinks).await?;
     // The new programs may ask an old table that knows of none.
     object.tables.trust_uplinks(&apply::trusted(&uplinks));
@@ -280,12 +290,12 @@ async fn bring_up(
         changes: tokio::sync::watch::Sender::new(0),
         paused: Default::default(),
         settings: options.settings.clone(),
-        hook: options.hook,
+        attach: options.attach,
         configuration: options.configuration.clone(),
     });
     let proxy = start_proxy(options, &agent, proxy_flows, &place)?;
     let takeover = Takeover {
-        attacher: Attacher::new(&mut ebpf, pins, options.hook, found.classifiers.clone()),
+        attacher: Attacher::new(&mut ebpf, pins, options.attach, found.classifiers.clone()),
         pins,
         proxy: &place,
         before: &before,

@@ -23,7 +23,7 @@ pub struct Status {
     /// `reset` or `drop`
     pub refuse: String,
     /// `tcx` or `clsact`
-    pub hook: String,
+    pub attach: String,
     /// Generation of the active bundle.
     pub generation: u64,
     /// Activations on this node.
@@ -141,7 +141,7 @@ impl Agent {
                 "reset"
             }
             .into(),
-            hook: format!("{:?}", self.hook).to_lowercase(),
+            attach: format!("{:?}", self.attach).to_lowercase(),
             generation: active.generation,
             epoch: active.epoch,
             hash: active.hash.clone(),

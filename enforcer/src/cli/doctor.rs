@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Failure, Format, PlaceArgs};
-use crate::{attach::Hook, object, pins::is_bpffs, rights};
+use crate::{attach::Attach, object, pins::is_bpffs, rights};
 
 /// Say what this node lacks, and how to mend it
 ///
@@ -131,9 +131,9 @@ fn bpf_file_system(path: &Path) -> Finding {
 }
 
 fn hook() -> Finding {
-    match Hook::best() {
-        Hook::Tcx => ok("hook", "TCX".into()),
-        Hook::Clsact => note(
+    match Attach::best() {
+        Attach::Tcx => ok("hook", "TCX".into()),
+        Attach::Clsact => note(
             "hook",
             "clsact: this kernel has no TCX".into(),
             "Linux 6.6 and later replace programs without touching queueing disciplines",

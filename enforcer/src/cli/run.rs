@@ -14,7 +14,7 @@ use super::{Failure, Format, PlaceArgs, SocketArgs, StateArgs};
 use crate::{
     agent::{Options, Running, start},
     apply::{NamespaceSelector, Settings},
-    attach::Hook,
+    attach::Attach,
     control::{self, Answer},
     detach::{self, DetachError, Removed},
     inventory::Wanted,
@@ -107,8 +107,8 @@ pub struct Run {
     )]
     exclude_namespace: Vec<NamespaceSelector>,
     /// How programs are attached; default: TCX where the kernel has it (6.6)
-    #[arg(long, value_enum, env = "ENFORCER_HOOK")]
-    hook: Option<Hook>,
+    #[arg(long, value_enum, env = "ENFORCER_ATTACH")]
+    attach: Option<Attach>,
     /// Words of 4 bytes that a table may have; default: twice what the first one needs
     #[arg(long, value_name = "WORDS", env = "ENFORCER_CAPACITY")]
     capacity: Option<u32>,
@@ -272,7 +272,7 @@ impl Run {
             state: self.state.folder(&self.socket),
             configuration: self.effective.clone(),
             proxy: !self.no_proxy,
-            hook: self.hook.unwrap_or_else(Hook::best),
+            attach: self.attach.unwrap_or_else(Attach::best),
             capacity: self.capacity,
             bpf_log: self.bpf_log,
         }

@@ -51,8 +51,8 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
     let table = &status.table;
     writeln!(
         out,
-        "enforcer {}  mode {}, refuse {}, hook {}",
-        status.version, status.mode, status.refuse, status.hook
+        "enforcer {}  mode {}, refuse {}, attached by {}",
+        status.version, status.mode, status.refuse, status.attach
     )?;
     writeln!(
         out,

@@ -58,11 +58,18 @@ pub struct HitCount {
 
 /// What can go wrong with the counters.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot {operation} the counters")]
-pub struct CountersError {
-    operation: &'static str,
-    #[source]
-    source: Box<MapError>,
+pub enum CountersError {
+    #[error("cannot {operation} the counters")]
+    Map {
+        operation: &'static str,
+        #[source]
+        source: Box<MapError>,
+    },
+    #[error(
+        "the bundle has {wanted} attribution records, and this agent counts hits of {most}: \
+         start it again with the new bundle, which gives it more"
+    )]
+    Records { wanted: u32, most: u32 },
 }
 
 impl Counters {
@@ -74,6 +81,18 @@ impl Counters {
             names: Default::default(),
             processors: aya::util::nr_cpus().map_or(1, |n| n),
         })
+    }
+
+    /// Refuses a table with more records than hits can be counted for.
+    pub fn check(&self, records: u32) -> Result<(), CountersError> {
+        let most = self.most();
+        match records > most {
+            true => Err(CountersError::Records {
+                wanted: records,
+                most,
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Packets by reason, in the order of the reasons; those that never happened left out.
@@ -186,6 +205,11 @@ impl Counters {
         })
     }
 
+    /// Records of one table whose hits can be counted.
+    fn most(&self) -> u32 {
+        self.hits.len() / SLOTS
+    }
+
     fn add(&self, slot: u32, sums: &mut BTreeMap<HitName, Count>) -> Result<(), CountersError> {
         let Some(Some(names)) = self.names.get(slot as usize) else {
             return Ok(());
@@ -253,7 +277,8 @@ fn clear(
     processors: usize,
 ) -> Result<(), CountersError> {
     let none = vec![Plain(Hits::default()); processors];
-    for record in 1..records {
+    // The map holds no more than this for one table.
+    for record in 1..records.min(map.len() / SLOTS) {
         let zeros = PerCpuValues::try_from(none.clone())
             .map_err(|error| failed("clear")(MapError::IoError(error)))?;
         map.set(hits_index(slot, record), zeros, 0)
@@ -307,7 +332,7 @@ pub fn dry_run(action: &str) -> String {
 }
 
 fn failed(operation: &'static str) -> impl FnOnce(MapError) -> CountersError {
-    move |source| CountersError {
+    move |source| CountersError::Map {
         operation,
         source: Box::new(source),
     }

@@ -197,7 +197,7 @@ fn a_second_agent_with_places_of_its_own_leaves_the_first_alone() {
     }
     let world = World::new("lv-own");
     // Classifiers have no pins that would say whose they are.
-    let _agent = world.start(ONLY_GET, &["--hook", "clsact"]);
+    let _agent = world.start(ONLY_GET, &["--attach", "clsact"]);
     let bundle = world.bundle("second.bin", NOBODY);
     let second = Home::new(
         ENFORCER,

@@ -5,6 +5,7 @@ mod changes;
 mod control;
 mod flows;
 mod inventory;
+mod node;
 mod operate;
 mod proxy;
 mod restart;
@@ -390,12 +391,12 @@ fn requests_are_judged_by_the_proxy_and_keep_the_clients_address() {
 }
 
 #[test]
-fn the_older_hook_enforces_restarts_and_detaches_alike() {
+fn clsact_enforces_restarts_and_detaches_alike() {
     if !possible() {
         return;
     }
     let world = World::new("lv-clsact");
-    let options = ["--hook", "clsact"];
+    let options = ["--attach", "clsact"];
     let agent = world.start(ONLY_FRONTEND, &options);
     world.expect("frontend", Met::Answer, "its principal is allowed");
     world.expect("other", Met::Refusal, "no rule allows its principal");

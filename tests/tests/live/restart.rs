@@ -1,7 +1,7 @@
 //! What one agent leaves to the next: counts, slots, connections, programs; and what it must not.
 
 use enforcer::{
-    attach::{Classifiers, Hook},
+    attach::{Attach, Classifiers},
     netlink,
 };
 
@@ -241,25 +241,25 @@ fn index_of(world: &World, interface: &str) -> u32 {
 }
 
 #[test]
-fn another_hook_takes_over_and_the_old_one_is_gone() {
+fn another_way_to_attach_takes_over_and_the_old_one_is_gone() {
     if !possible() {
         return;
     }
-    let world = World::new("lv-hooks");
+    let world = World::new("lv-attach");
     let bundle = world.bundle("first.bin", ONLY_FRONTEND);
     let index = index_of(&world, "vbackend");
-    let other = match Hook::best() {
-        Hook::Tcx => "tcx",
+    let other = match Attach::best() {
+        Attach::Tcx => "tcx",
         // This kernel has but one.
-        Hook::Clsact => "clsact",
+        Attach::Clsact => "clsact",
     };
-    for hook in ["clsact", other, "clsact"] {
+    for attach in ["clsact", other, "clsact"] {
         let started = world
             .home
-            .start(&world.net.node, &bundle, &["--hook", hook]);
+            .start(&world.net.node, &bundle, &["--attach", attach]);
         let agent = started.expect("an agent takes over what another has left");
-        world.expect("frontend", Met::Answer, hook);
-        world.expect("other", Met::Refusal, hook);
+        world.expect("frontend", Met::Answer, attach);
+        world.expect("other", Met::Refusal, attach);
         let found = classifiers(&world);
         for program in ["to_pod", "from_pod"] {
             let link = world
@@ -267,8 +267,8 @@ fn another_hook_takes_over_and_the_old_one_is_gone() {
                 .pins()
                 .join(format!("v1/links/{program}-{index}"));
             let there = (found.has(index, program), link.exists());
-            let expected = (hook == "clsact", hook == "tcx");
-            assert_eq!(there, expected, "as classifier, and as link, by {hook}");
+            let expected = (attach == "clsact", attach == "tcx");
+            assert_eq!(there, expected, "as classifier, and as link, by {attach}");
         }
         agent.kill().expect("our own process");
         world.expect("other", Met::Refusal, "enforcement outlives the agent");

@@ -187,10 +187,7 @@ fn killed_and_started_again_there_is_no_gap_either_way() {
     let (count, longest, last) = talker.stop();
     assert_eq!(last, Met::Answer, "the connection lived through it all");
     assert!(count > 100, "it was talking all the time: {count}");
-    assert!(
-        longest < Duration::from_secs(1),
-        "and never lost a segment: {longest:?}"
-    );
+    assert!(longest < PATIENCE, "and never lost a segment: {longest:?}");
     let epoch = world.home.status().expect("the agent answers")["epoch"].as_u64();
     assert_eq!(epoch, Some(6), "activations are counted on over restarts");
 }
@@ -230,10 +227,7 @@ fn swaps_under_traffic_lose_nothing_and_leak_nothing() {
     }
     let (count, longest, last) = talker.stop();
     assert_eq!(last, Met::Answer, "the connection lived through 30 swaps");
-    assert!(
-        longest < Duration::from_secs(1),
-        "and never lost a segment: {longest:?}"
-    );
+    assert!(longest < PATIENCE, "and never lost a segment: {longest:?}");
     let times = world.home.status().expect("the agent answers")["times"].clone();
     println!("30 swaps, {count} answers; slowest load command {slowest:?}, last {times}");
     let hits = world.home.status().expect("the agent answers")["hits"].clone();

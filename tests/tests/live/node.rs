@@ -1,0 +1,96 @@
+//! What the agent makes of the node it runs on: its processors, its protocols, its addresses.
+
+use aya::maps::MapData;
+use enforcer_ebpf::{maps::HITS, words::SLOTS};
+
+use super::*;
+
+/// Records that the pinned map of hits has room for.
+fn records(world: &World) -> u32 {
+    let map = MapData::from_pin(world.home.pins().join("v1/maps").join(HITS));
+    let info = map.expect("it is pinned").info();
+    info.expect("the kernel says").max_entries() / SLOTS
+}
+
+#[test]
+fn hits_take_memory_for_the_records_that_the_bundle_has() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-hits");
+    let agent = world.start(ONLY_FRONTEND, &[]);
+    assert_eq!(records(&world), 1024, "the least there is");
+
+    // The rule of each port is a record of its own.
+    let many = (0..2).map(|n| {
+        let ports = 10_000 + n * 350..10_350 + n * 350;
+        let rules: String = ports
+            .map(|port| format!("  - to: [{{operation: {{ports: [\"{port}\"]}}}}]\n"))
+            .collect();
+        let policy = NOBODY.replace("name: nobody", &format!("name: many-{n}"));
+        format!("---{policy}  action: ALLOW\n  rules:\n{rules}")
+    });
+    let many = format!("{ONLY_FRONTEND}{}", many.collect::<String>());
+    let bundle = compile(&world.manifests, &many, 0).expect("the test's own policies");
+    let bundle = world.home.bundle("many.bin", &bundle);
+    let bundle = bundle.expect("a file of its own");
+    let refused = world
+        .home
+        .load(&bundle)
+        .expect_err("they cannot be counted");
+    let refused = format!("{refused:#}");
+    assert!(refused.contains("attribution records"), "{refused}");
+    assert!(refused.contains("start it again"), "{refused}");
+    world.expect("frontend", Met::Answer, "the old table is still in force");
+    world.expect("other", Met::Refusal, "the old table is still in force");
+    agent.kill().expect("our own process");
+
+    let started = world.home.start(&world.net.node, &bundle, &[]);
+    let agent = started.expect("an agent makes the counters that it needs");
+    let grown = records(&world);
+    assert!(grown > 1024 && grown.is_power_of_two(), "{grown} records");
+    world.expect("frontend", Met::Answer, "its principal is allowed");
+    world.expect("other", Met::Refusal, "no rule allows its principal");
+    let status = world.home.status().expect("the agent answers");
+    let hits = status["hits"].as_array().cloned().unwrap_or_default();
+    let of_frontend = hits.iter().find(|hit| hit["rule"] == 0);
+    assert!(
+        of_frontend.is_some_and(|hit| hit["opened"].as_u64() >= Some(2)),
+        "they are counted: {hits:?}"
+    );
+    agent.kill().expect("our own process");
+    // Not made smaller again, with a table in it that needs them all.
+    let _agent = world.start(ONLY_FRONTEND, &[]);
+    assert_eq!(records(&world), grown, "what was there is taken over");
+}
+
+/// As it is on every kernel; the one that matters was started with `ipv6.disable=1`.
+#[test]
+fn a_node_that_speaks_ipv4_only_is_enforced() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-v4only");
+    let backend = world.pod("backend").v4.into();
+    let met = |from: &str| try_once(world.pod(from), backend, PORT, PATIENCE);
+    {
+        let _agent = world.start(ONLY_FRONTEND, &[]);
+        assert_eq!(met("frontend"), Met::Answer, "its principal is allowed");
+        assert_eq!(met("other"), Met::Refusal, "no rule allows its principal");
+    }
+    let agent = world.start(ONLY_GET, &[]);
+    assert_eq!(met("other"), Met::Refusal, "no rule allows its principal");
+    // The echo server's client speaks no HTTP: the proxy ends its connection.
+    assert_eq!(met("frontend"), Met::Refusal, "the proxy judged it");
+    let log = agent.log();
+    assert!(world.counted("steered") > 0, "it went there:\n{log}");
+    assert_eq!(world.counted("redirect_unavailable"), 0, "{log}");
+    println!(
+        "IPv6 is {}",
+        if enforcer::netns::has_ipv6() {
+            "there"
+        } else {
+            "off"
+        }
+    );
+}

@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use enforcer::netns::has_ipv6;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 /// Where iproute2 keeps the names of namespaces.
@@ -109,22 +110,32 @@ impl Netns {
     }
 
     /// Runs lines of `ip` in the namespace, in one process: `ns.ip("link set eth0 up")`.
-    /// Empty lines, indentation and `#` comments are fine.
+    /// Empty lines, indentation and `#` comments are fine. On a kernel without IPv6, lines with such
+    /// an address (all of ours have a `::`) are left out.
     ///
     /// # Errors
     /// The first line that fails, as iproute2 words it.
     pub fn ip(&self, lines: &str) -> Result<()> {
         let mut command = Command::new("ip");
         command.args(["-batch", "-"]);
-        self.enter(|| run_with_input(&mut command, lines))
+        let spoken: String = lines
+            .lines()
+            .filter(|line| has_ipv6() || !line.contains("::"))
+            .flat_map(|line| [line, "\n"])
+            .collect();
+        self.enter(|| run_with_input(&mut command, &spoken))
             .with_context(|| format!("ip in namespace {}:\n{}", self.name, lines.trim_end()))
     }
 
-    /// Sets network sysctls of the namespace: `ns.sysctl("net/ipv4/ip_forward", "1")`.
+    /// Sets network sysctls of the namespace: `ns.sysctl("net/ipv4/ip_forward", "1")`. Those of IPv6
+    /// are left out where the kernel does not speak it.
     ///
     /// # Errors
     /// When this kernel has no such setting or refuses the value.
     pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+        if name.starts_with("net/ipv6/") && !has_ipv6() {
+            return Ok(());
+        }
         let path = Path::new("/proc/sys").join(name);
         self.enter(|| fs::write(&path, value))
             .with_context(|| format!("cannot set {name} to {value} in {}", self.name))

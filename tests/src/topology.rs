@@ -14,7 +14,6 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use enforcer::netns::has_ipv6;
 
 use crate::netns::{Netns, unique_prefix};
 
@@ -67,19 +66,15 @@ impl Topology {
     pub fn with_prefix(prefix: &str) -> Result<Self> {
         let node = Netns::create(&format!("{prefix}-node"))?;
         node.sysctl("net/ipv4/ip_forward", "1")?;
-        if has_ipv6() {
-            node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
-        }
+        node.sysctl("net/ipv6/conf/all/forwarding", "1")?;
         // proxy_arp answers for addresses that the node can route: without an uplink, a route that
         // leads nowhere stands for the default route of a real node.
-        node.ip(&spoken(
-            "link add void type veth peer name void-peer
+        node.ip("link add void type veth peer name void-peer
                  addr add 192.0.2.1/32 dev void
                  link set void up
                  link set void-peer up
                  route add default dev void
-                 route add ::/0 dev void",
-        ))?;
+                 route add ::/0 dev void")?;
         Ok(Self {
             prefix: prefix.into(),
             pods: Vec::new(),
@@ -100,28 +95,28 @@ impl Topology {
         );
         let netns = Netns::create(&format!("{}-{name}", self.prefix))?;
         let pod_ns = netns.name();
-        self.node.ip(&spoken(&format!(
+        self.node.ip(&format!(
             "link add {interface} type veth peer name eth0 netns {pod_ns}
              addr add {GATEWAY_V6}/64 dev {interface} nodad
              link set {interface} up"
-        )))?;
-        netns.ip(&spoken(&format!(
+        ))?;
+        netns.ip(&format!(
             "addr add {v4}/32 dev eth0
              addr add {v6}/128 dev eth0 nodad
              link set eth0 up
              route add {GATEWAY_V4} dev eth0 scope link
              route add default via {GATEWAY_V4}
              route add ::/0 via {GATEWAY_V6} dev eth0"
-        )))?;
+        ))?;
         let of_device = format!("net/ipv4/conf/{interface}");
         self.node.sysctl(&format!("{of_device}/proxy_arp"), "1")?;
         self.node.sysctl(&format!("{of_device}/rp_filter"), "1")?;
         let delay = format!("net/ipv4/neigh/{interface}/proxy_delay");
         self.node.sysctl(&delay, "0")?;
-        self.node.ip(&spoken(&format!(
+        self.node.ip(&format!(
             "route add {v4}/32 dev {interface} scope link
              route add {v6}/128 dev {interface}"
-        )))?;
+        ))?;
         self.pods.push(Pod {
             name: name.into(),
             netns,
@@ -139,24 +134,24 @@ impl Topology {
     pub fn with_remote(&mut self) -> Result<&Netns> {
         ensure!(self.remote.is_none(), "there is one remote node only");
         let remote = Netns::create(&format!("{}-remote", self.prefix))?;
-        self.node.ip(&spoken(&format!(
+        self.node.ip(&format!(
             "link add {UPLINK} type veth peer name eth0 netns {}
              addr add {NODE_V4}/24 dev {UPLINK}
              addr add {NODE_V6}/64 dev {UPLINK} nodad
              link set {UPLINK} up",
             remote.name()
-        )))?;
-        remote.ip(&spoken(&format!(
+        ))?;
+        remote.ip(&format!(
             "addr add {REMOTE_V4}/24 dev eth0
              addr add {REMOTE_V6}/64 dev eth0 nodad
              link set eth0 up
              route add default via {NODE_V4}
              route add ::/0 via {NODE_V6}"
-        )))?;
-        self.node.ip(&spoken(&format!(
+        ))?;
+        self.node.ip(&format!(
             "route replace default via {REMOTE_V4}
              route replace ::/0 via {REMOTE_V6}"
-        )))?;
+        ))?;
         Ok(self.remote.insert(remote))
     }
 
@@ -168,13 +163,6 @@ impl Topology {
             None => panic!("the test's node has no pod `{name}`"),
         }
     }
-}
-
-/// What a kernel without IPv6 understands of lines of `ip`; every IPv6 address in them has a `::`.
-fn spoken(lines: &str) -> String {
-    let lines = lines.lines();
-    let kept = lines.filter(|line| !line.contains("::") || has_ipv6());
-    kept.flat_map(|line| [line, "\n"]).collect()
 }
 
 impl Pod {

@@ -34,6 +34,38 @@ pub fn is_root() -> bool {
     root
 }
 
+/// Set by `cargo xtask` in its virtual machines.
+pub const GUEST: &str = "ENFORCER_GUEST";
+
+/// Whether this kernel can make a network device of that kind. Where it cannot, the part of a test
+/// that needs it is not run, and says so: a virtual machine's kernel has all that its age allows, so
+/// that there it is run in any case.
+///
+/// # Panics
+/// In a virtual machine without the device.
+#[must_use]
+pub fn has_device(kind: &str) -> bool {
+    let Ok(netns) = crate::netns::Netns::create(&crate::netns::unique_prefix("device")) else {
+        return false; // as without root
+    };
+    let device = match kind {
+        "vlan" => "link add base type veth peer name far\nlink add probe link base type vlan id 1",
+        "vxlan" => "link add probe type vxlan id 1 dstport 4789",
+        "ipip" => "link add probe type ipip local 192.0.2.1 remote 192.0.2.2",
+        _ => &format!("link add probe type {kind}"),
+    };
+    let made = netns.ip(device);
+    let Err(error) = made else {
+        return true;
+    };
+    assert!(
+        std::env::var_os(GUEST).is_none(),
+        "a virtual machine's kernel has {kind} devices: {error:#}"
+    );
+    println!("not run here: this kernel has no {kind} devices; `cargo xtask vm-test` has");
+    false
+}
+
 /// Says that a test cannot run here, and why.
 pub fn skipped(reason: &str) {
     // Standard error is not captured by the test harness when it is written to directly.

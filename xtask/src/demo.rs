@@ -95,7 +95,7 @@ fn in_virtual_machine(programs: &[(String, PathBuf)]) -> Result<()> {
     add_folder(&examples, &format!("{HOME}/examples"), &mut files)?;
     let script = format!("check {HOME}/demo --examples {HOME}/examples\n");
     let mut inside = false;
-    let done = vm::boot(vm::Kernel::V6_1, "boot", &files, &script, |line| {
+    let done = vm::boot(vm::Kernel::V6_1, "boot", &files, &script, "", |line| {
         // The guest says `vm: ...` before and after the demo's own lines.
         match line.strip_prefix("vm: ") {
             Some(word) => {

@@ -42,6 +42,23 @@ pub struct Done {
     pub output: String,
 }
 
+impl Done {
+    /// Both, one after the other, as one step.
+    pub fn then(self, second: Self) -> Self {
+        let (success, how, log) = match self.success {
+            true => (second.success, second.how, second.log),
+            false => (false, self.how, self.log),
+        };
+        Self {
+            success,
+            how,
+            time: self.time + second.time,
+            log,
+            output: self.output + &second.output,
+        }
+    }
+}
+
 /// Runs a program to its end and prints one line about it. A program that fails is not an error
 /// here: `Done::success` tells.
 ///

@@ -60,6 +60,7 @@ const GUEST_TESTS: &[GuestTest] = &[
             "requests_are_judged_by_the_proxy",
             "a_connection_that_the_client_ends_first",
             "a_restart_that_fails",
+            "remote_pods_are_judged",
         ],
         programs: &["enforcer-under-test"],
     },
@@ -199,11 +200,24 @@ pub fn test_on(
             });
         }
     }
-    boot(kernel, title(kernel), &files, &script, |_| None)
+    let first = boot(kernel, title(kernel), &files, &script, "", |_| None)?;
+    if !only.is_empty() && !only.iter().any(|name| IPV4_ONLY.contains(&**name)) {
+        return Ok(first);
+    }
+    let title = format!("{} without IPv6", title(kernel));
+    let parameters = "ipv6.disable=1";
+    let script = format!(
+        "check test ! -e /proc/net/if_inet6\ncheck /tests/live --show-output {IPV4_ONLY}\n"
+    );
+    let second = boot(kernel, &title, &files, &script, parameters, |_| None)?;
+    Ok(first.then(second))
 }
 
+/// The test that runs on a kernel without IPv6, too.
+const IPV4_ONLY: &str = "a_node_that_speaks_ipv4_only_is_enforced";
+
 /// Boots a kernel with these files and runs a shell script, in which `check PROGRAM...` runs what
-/// must succeed. `show` picks the lines that the reader sees while the guest runs.
+/// must succeed. `parameters` are for the kernel. `show` picks the lines that the reader sees while the guest runs.
 ///
 /// # Errors
 /// When the kernel cannot be had or the machine cannot be started.
@@ -212,12 +226,13 @@ pub fn boot(
     title: &str,
     files: &[GuestFile],
     script: &str,
+    parameters: &str,
     show: impl FnMut(&str) -> Option<String>,
 ) -> Result<Done> {
     let kernel = kernel::fetch(kernel)?;
     let image = initramfs::pack(&kernel, files, script)?;
     let accelerator = qemu::accelerator(&kernel)?;
-    let mut machine = qemu::command(&kernel, &image, accelerator);
+    let mut machine = qemu::command(&kernel, &image, accelerator, parameters);
     let mut done = step::follow(title, &mut machine, LIMIT, show)?;
     let verdict = done.output.lines().any(|line| line.trim() == SUCCESS);
     if done.success && !verdict {

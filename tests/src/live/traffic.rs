@@ -34,7 +34,10 @@ impl Echo {
     /// # Errors
     /// When the port is taken.
     pub fn start(pod: &Pod, port: u16) -> io::Result<Self> {
-        let any = IpAddr::from([0u16; 8]);
+        let any = match enforcer::netns::has_ipv6() {
+            true => IpAddr::from([0u16; 8]),
+            false => IpAddr::from([0u8; 4]),
+        };
         let listener = pod.netns.enter(|| TcpListener::bind((any, port)))?;
         listener.set_nonblocking(true)?;
         let stop = Arc::new(AtomicBool::new(false));

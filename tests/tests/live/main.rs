@@ -3,6 +3,7 @@
 mod attribution;
 mod changes;
 mod control;
+mod devices;
 mod flows;
 mod inventory;
 mod node;

@@ -149,6 +149,13 @@ const NEEDS: &[Need] = &[
     package("nft", FOR_NETWORK, "nftables", Part::Always, || {
         paths::program("nft").is_some()
     }),
+    package(
+        "wg",
+        "for the tests' WireGuard uplink",
+        "wireguard-tools",
+        Part::Always,
+        || paths::program("wg").is_some(),
+    ),
     package("strip", FOR_VM, "binutils", Part::Always, || {
         paths::program("strip").is_some()
     }),

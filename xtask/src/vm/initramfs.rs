@@ -21,6 +21,9 @@ const MODULES: &[&str] = &[
     "dummy",
     "bridge",
     "8021q",
+    "vxlan",
+    "ipip",
+    "wireguard",
     "sch_ingress",
     "cls_bpf",
     "inet_diag",
@@ -34,14 +37,14 @@ const MODULES: &[&str] = &[
 ];
 
 /// Programs of the host that the tests call.
-const PROGRAMS: &[&str] = &["ip", "nft"];
+const PROGRAMS: &[&str] = &["ip", "nft", "wg"];
 
 /// Mounts what the tests expect of a machine, loads the modules, runs the script. Nothing is mounted
 /// over /tmp: the clone that the tests come from may lie there.
 const INIT: &str = r#"#!/bin/busybox sh
 /bin/busybox mkdir -p /bin /proc /sys /dev /run/netns /tmp /etc
 /bin/busybox --install -s /bin
-export PATH=/usr/sbin:/usr/bin:/bin HOME=/tmp CI=true RUST_BACKTRACE=0
+export PATH=/usr/sbin:/usr/bin:/bin HOME=/tmp CI=true ENFORCER_GUEST=1 RUST_BACKTRACE=0
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev

@@ -41,7 +41,7 @@ fn find_accelerator(kernel: &Kernel) -> Result<Accelerator> {
     let image = initramfs::pack_trial(kernel)?;
     let trial = step::run(
         "try KVM",
-        &mut command(kernel, &image, Accelerator::Kvm),
+        &mut command(kernel, &image, Accelerator::Kvm, ""),
         KVM_LIMIT,
     )?;
     let works = trial.success && trial.output.lines().any(|line| line.trim() == SUCCESS);
@@ -53,7 +53,13 @@ fn find_accelerator(kernel: &Kernel) -> Result<Accelerator> {
 }
 
 /// A machine with two processors that ends when its guest does.
-pub fn command(kernel: &Kernel, initramfs: &Path, accelerator: Accelerator) -> Command {
+/// `parameters` are the kernel's, beside those that every guest needs.
+pub fn command(
+    kernel: &Kernel,
+    initramfs: &Path,
+    accelerator: Accelerator,
+    parameters: &str,
+) -> Command {
     let mut qemu = Command::new("qemu-system-x86_64");
     match accelerator {
         Accelerator::Kvm => qemu.args(["-accel", "kvm", "-cpu", "host"]),
@@ -76,6 +82,9 @@ pub fn command(kernel: &Kernel, initramfs: &Path, accelerator: Accelerator) -> C
     .arg(&kernel.image)
     .arg("-initrd")
     .arg(initramfs)
-    .args(["-append", "console=ttyS0 quiet panic=-1 mitigations=off"]);
+    .arg("-append")
+    .arg(format!(
+        "console=ttyS0 quiet panic=-1 mitigations=off {parameters}"
+    ));
     qemu
 }

@@ -20,7 +20,7 @@ use aya::{
 };
 use enforcer_ebpf::maps::program;
 
-pub use classifiers::{Classifiers, remove_all as remove_clsact};
+pub use classifiers::{Classifiers, names as clsact_names, remove_all as remove_clsact};
 
 use crate::{
     netlink::Link,

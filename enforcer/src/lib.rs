@@ -11,6 +11,7 @@ pub mod agent;
 pub mod apply;
 pub mod attach;
 pub mod cli;
+pub mod cni;
 pub mod control;
 pub mod detach;
 pub mod flows;

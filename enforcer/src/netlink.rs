@@ -52,6 +52,8 @@ pub struct Link {
     pub address: Vec<u8>,
     pub is_veth: bool,
     pub is_bridge: bool,
+    /// As `ip -d link` names it; empty for a device of its own kind.
+    pub kind: String,
 }
 
 /// Netlink of the namespace `netns`. Must be called within a tokio runtime.
@@ -194,11 +196,12 @@ fn link_of(message: &LinkMessage) -> Link {
             LinkAttribute::Address(address) => link.address.clone_from(address),
             LinkAttribute::LinkInfo(infos) => {
                 for info in infos {
-                    match info {
-                        LinkInfo::Kind(InfoKind::Veth) => link.is_veth = true,
-                        LinkInfo::Kind(InfoKind::Bridge) => link.is_bridge = true,
-                        _ => {}
-                    }
+                    let LinkInfo::Kind(kind) = info else {
+                        continue;
+                    };
+                    link.kind = kind.to_string();
+                    link.is_veth = *kind == InfoKind::Veth;
+                    link.is_bridge = *kind == InfoKind::Bridge;
                 }
             }
             _ => {}

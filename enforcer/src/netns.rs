@@ -105,6 +105,18 @@ impl Netns {
         Self::open(&path)
     }
 
+    /// Runs `work` in a new, empty namespace without a name, which ends with it.
+    pub fn throwaway<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {
+        on_a_thread(|| {
+            unshare_network()?;
+            Ok(work())
+        })
+        .map_err(|source| NetnsError::Create {
+            name: "(for a trial)".into(),
+            source,
+        })
+    }
+
     /// Runs `work` on a thread of its own that has moved into the namespace, and waits for it.
     /// Sockets made there stay in the namespace, and so does what is written below `/proc/sys/net`.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T, NetnsError> {

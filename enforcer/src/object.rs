@@ -3,7 +3,7 @@
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::{Map, MapData, MapError},
-    programs::{ProgramError, SchedClassifier, SkLookup},
+    programs::{Program, ProgramError, SchedClassifier, SkLookup},
 };
 use enforcer_ebpf::{
     maps::{ACTIVE, HITS, PINNED, TABLES, global, hits_entries, program},
@@ -23,7 +23,7 @@ static BYTES: Option<&[u8]> = Some(aya::include_bytes_aligned!(env!("ENFORCER_BP
 static BYTES: Option<&[u8]> = None;
 
 /// Programs that sit on network interfaces.
-const CLASSIFIERS: [&str; 3] = [program::TO_POD, program::FROM_POD, program::FROM_L7];
+pub const CLASSIFIERS: [&str; 3] = [program::TO_POD, program::FROM_POD, program::FROM_L7];
 
 /// Fewest words that a slot is made for: 1 MB.
 const CAPACITY_LEAST: u32 = 1 << 18;
@@ -145,6 +145,38 @@ pub fn load(
         tables.switch(&staged);
     }
     Ok(Object { ebpf, tables })
+}
+
+/// Loads the programs for a moment, with small maps and attached to nothing: whether this kernel
+/// takes them, and how many instructions its verifier walked for each. `pins` must be nobody's; what
+/// is made there is the caller's to remove.
+pub fn trial(pins: &Pins) -> Result<Vec<(&'static str, Option<u32>)>, ObjectError> {
+    let bytes = BYTES.ok_or(ObjectError::NotBuilt)?;
+    let room = Room {
+        words: CAPACITY_LEAST,
+        records: RECORDS_LEAST,
+    };
+    let room = ensure_tables(pins, room)?.room;
+    let mut ebpf = EbpfLoader::new()
+        .override_global(global::CAPACITY, &room.words, true)
+        .override_global(global::LOG_LEVEL, &0u8, false)
+        .map_max_entries(HITS, hits_entries(room.records))
+        .map_pin_path(TABLES, pins.map(TABLES))
+        .load(bytes)
+        .map_err(|source| ObjectError::Load {
+            source: Box::new(source),
+        })?;
+    load_programs(&mut ebpf)?;
+    let names = CLASSIFIERS.iter().chain([&program::PROXY_LOOKUP]);
+    let walked = |name: &&'static str| {
+        let info = match ebpf.program(name) {
+            Some(Program::SchedClassifier(program)) => program.info().ok(),
+            Some(Program::SkLookup(program)) => program.info().ok(),
+            _ => None,
+        };
+        (*name, info.and_then(|i| i.verified_instruction_count()))
+    };
+    Ok(names.map(walked).collect())
 }
 
 /// Words for a table of `needed` words: room to grow without a restart.

@@ -88,6 +88,25 @@ impl Capability {
     }
 }
 
+/// The table as the README shows it.
+pub fn markdown() -> String {
+    let mut text = String::from("| capability | what for | without it |\n|---|---|---|\n");
+    for Capability {
+        name,
+        serves,
+        needed,
+        ..
+    } in CAPABILITIES
+    {
+        let without = match needed {
+            true => "it does not start",
+            false => "it runs, without that",
+        };
+        text += &format!("| {name} | {serves} | {without} |\n");
+    }
+    text
+}
+
 fn of_status(status: &str) -> Option<u64> {
     let hex = status
         .lines()

@@ -129,8 +129,8 @@ fn detach(interface: &str, name: &str) -> Result<(), TcError> {
     }
 }
 
-/// Names of the programs that classify on an interface.
-async fn names(
+/// Names of the BPF programs that classify on an interface by the `clsact` queueing discipline.
+pub async fn names(
     handle: &Handle,
     link: &Link,
     direction: TcAttachType,

@@ -94,3 +94,65 @@ fn a_node_that_speaks_ipv4_only_is_enforced() {
         }
     );
 }
+
+#[test]
+fn doctor_says_what_is_missing_and_leaves_nothing() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-doctor");
+    let node = &world.net.node;
+    let plain = world.home.file("plain");
+    fs::create_dir(&plain).expect("a folder of its own");
+    let examine = |bpffs: &Path| {
+        let mut command = Command::new(ENFORCER);
+        command.args(["doctor", "--format", "json", "--bpffs"]);
+        let output = node.enter(|| command.arg(bpffs).output());
+        let output = output.expect("the program is there");
+        let findings = serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout);
+        (output.status.code(), findings.expect("JSON"))
+    };
+    let state_of = |findings: &[serde_json::Value], what: &str| {
+        let found = findings.iter().find(|finding| finding["what"] == what);
+        let found = found.unwrap_or_else(|| panic!("nothing of {what} in {findings:?}"));
+        let text = format!("{}", found["found"]);
+        (found["state"].as_str().unwrap_or_default().to_owned(), text)
+    };
+
+    let bpffs = world.home.pins();
+    let bpffs = bpffs.parent().expect("it is within one");
+    let (code, findings) = examine(bpffs);
+    assert_eq!(
+        code,
+        Some(0),
+        "the tests' own machine can enforce: {findings:?}"
+    );
+    let (state, found) = state_of(&findings, "BPF programs");
+    assert!(state == "ok" && found.contains("to_pod"), "{found}");
+    for what in [
+        "CAP_BPF",
+        "veth devices",
+        "socket tables",
+        "IPv4 forwarding",
+    ] {
+        assert_eq!(state_of(&findings, what).0, "ok", "{what}");
+    }
+    let entries = fs::read_dir(bpffs).expect("it is there").flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().contains("enforcer"));
+    assert_eq!(ours.count(), 0, "the trial's pins are gone");
+    assert_nothing_left(&world);
+
+    let (code, findings) = examine(&plain);
+    assert_eq!(
+        code,
+        Some(1),
+        "without a BPF file system nothing is enforced"
+    );
+    assert_eq!(state_of(&findings, "BPF file system").0, "missing");
+    assert_eq!(state_of(&findings, "BPF programs").0, "note", "not tried");
+
+    let netkit = node.ip("link add nk0 type netkit").is_ok();
+    let (_, findings) = examine(bpffs);
+    let seen = findings.iter().any(|f| f["what"] == "netkit devices");
+    assert_eq!(seen, netkit, "{findings:?}");
+}

@@ -88,9 +88,8 @@ async fn follow(agent: &Agent, names: &[String]) -> Result<(), NetlinkError> {
             Ok(indices) => agent.trust_uplinks(&indices),
             Err(error) => break Err(error),
         }
-        match timeout(ASK_EVERY, changes.next()).await {
-            Ok(None) => break Ok(()),
-            Ok(Some(_)) | Err(_) => {}
+        if let Ok(None) = timeout(ASK_EVERY, changes.next()).await {
+            break Ok(());
         }
     };
     task.abort();

@@ -6,6 +6,7 @@
 mod explain;
 mod pause;
 mod proxied;
+mod relink;
 mod rollback;
 mod shadow;
 pub mod start;

@@ -7,6 +7,7 @@
 //! [`object`] owns the loaded programs and maps, [`proxy_netns`] the namespace that the proxy lives
 //! in, [`flows`] what is remembered about connections, [`rights`] what the agent must be allowed.
 
+pub mod addresses;
 pub mod agent;
 pub mod apply;
 pub mod attach;

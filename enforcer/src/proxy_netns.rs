@@ -187,6 +187,13 @@ async fn check_free(outside: &Handle, netns: &Netns, name: &str) -> Result<(), P
     Ok(())
 }
 
+/// Whether an address is that of one of our own links, which speak for nobody.
+pub fn is_own(address: IpAddr) -> bool {
+    [&L7, &REJ]
+        .iter()
+        .any(|way| address == IpAddr::V4(way.outside_v4))
+}
+
 /// The node's end of the way of what is to be judged, for attaching.
 pub fn outside_link(proxy: &ProxyNetns) -> Link {
     Link {

@@ -12,6 +12,7 @@ use tasks::{Signals, clean, log_to_stderr, supervise, watch};
 
 use super::{Failure, Format, PlaceArgs, SocketArgs, StateArgs};
 use crate::{
+    addresses,
     agent::{Options, Running, start},
     apply::{NamespaceSelector, Settings},
     attach::Attach,
@@ -210,6 +211,7 @@ impl Run {
         }
         tokio::spawn(clean(agent.clone()));
         tokio::spawn(watch(agent.clone()));
+        tokio::spawn(addresses::watch(agent.clone()));
         if !self.trusted_uplink.is_empty() {
             tokio::spawn(uplinks::watch(agent.clone(), self.trusted_uplink.clone()));
         }

@@ -16,7 +16,7 @@ use super::{Enrolment, Interface, Inventory, InventoryError, LocalPod, Lost};
 use crate::{
     netlink::{self, Link, NetlinkError, request},
     netns::Netns,
-    proxy_netns::{L7, REJ},
+    proxy_netns::{L7, REJ, is_own},
 };
 
 /// What to look for.
@@ -94,6 +94,7 @@ pub async fn node_addresses(handle: &Handle) -> Result<Vec<IpAddr>, InventoryErr
             IpAddr::V4(v4) => !v4.is_loopback(),
             IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
         })
+        .filter(|address| !is_own(*address))
         .collect();
     addresses.sort_unstable();
     addresses.dedup();

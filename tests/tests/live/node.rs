@@ -156,3 +156,54 @@ fn doctor_says_what_is_missing_and_leaves_nothing() {
     let seen = findings.iter().any(|f| f["what"] == "netkit devices");
     assert_eq!(seen, netkit, "{findings:?}");
 }
+
+#[test]
+fn addresses_that_the_node_is_given_later_are_its_own() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-address");
+    let _agent = world.start(NOBODY, &["--host", "all"]);
+    let node = &world.net.node;
+    let epoch = || world.home.status().expect("the agent answers")["epoch"].as_u64();
+    assert_eq!(epoch(), Some(1), "nothing has changed yet");
+    for (own, to) in [("10.77.9.1", 0), ("fd77:9::1", 1)] {
+        let (own, to): (IpAddr, IpAddr) = (own.parse().expect("an address"), world.backend()[to]);
+        let bits = if own.is_ipv4() { 32 } else { 128 };
+        let dad = if own.is_ipv4() { "" } else { "nodad" };
+        let before = epoch();
+        let added = node.ip(&format!("addr add {own}/{bits} dev void {dad}"));
+        added.expect("its own device");
+        assert!(
+            until(PATIENCE, || epoch() > before),
+            "the table is linked anew"
+        );
+        let met = || {
+            let stream = node.enter(|| {
+                let socket = socket2::Socket::new(
+                    socket2::Domain::for_address((own, 0).into()),
+                    socket2::Type::STREAM,
+                    None,
+                )?;
+                socket.bind(&std::net::SocketAddr::new(own, 0).into())?;
+                socket.connect_timeout(&std::net::SocketAddr::new(to, PORT).into(), PATIENCE)?;
+                std::io::Result::Ok(std::net::TcpStream::from(socket))
+            });
+            stream.map(|mut stream| exchange(&mut stream, PATIENCE))
+        };
+        assert_eq!(
+            met().expect("it is let in"),
+            Met::Answer,
+            "{own} is the node"
+        );
+        // Gone again, it is anybody's: a pod that takes it is not the node.
+        let before = epoch();
+        let gone = node.ip(&format!("addr del {own}/{bits} dev void"));
+        gone.expect("its own device");
+        assert!(
+            until(PATIENCE, || epoch() > before),
+            "the table is linked anew"
+        );
+    }
+    world.expect("other", Met::Refusal, "the policies are in force as before");
+}

@@ -1,0 +1,59 @@
+//! The active bundle, linked anew for a node that has changed.
+
+use std::{net::IpAddr, sync::Arc};
+
+use super::{Agent, OrderError, State};
+use crate::apply::{self, ApplyError, Before, Generation, Loaded};
+
+impl Agent {
+    /// Takes these for the node's own addresses from now on. `None` where they are the known ones.
+    /// Blocks for a grace period. After an error the old ones are in force.
+    pub fn readdress(&self, addresses: Vec<IpAddr>) -> Result<Option<Arc<Generation>>, OrderError> {
+        let state = &mut *self.state();
+        if state.inventory.node_addresses == addresses {
+            return Ok(None);
+        }
+        let known = std::mem::replace(&mut state.inventory.node_addresses, addresses);
+        let relinked = self.relink(state);
+        match &relinked {
+            Ok(_) => tracing::info!(
+                before = ?known,
+                now = ?state.inventory.node_addresses,
+                "the node's addresses have changed"
+            ),
+            Err(_) => state.inventory.node_addresses = known,
+        }
+        relinked.map(Some)
+    }
+
+    pub(super) fn relink(&self, state: &mut State) -> Result<Arc<Generation>, OrderError> {
+        let active = self.active.load_full().ok_or(OrderError::NoTable)?;
+        let loaded = again(state, &active)?;
+        let prepared = apply::link(
+            &loaded,
+            &state.inventory,
+            &self.settings,
+            &Before::of(&state.tables),
+            state.tables.capacity(),
+        )?;
+        self.publish(state, loaded, prepared)
+    }
+}
+
+/// The active bundle, as it was kept, or where it came from if that is the same still.
+fn again(state: &State, active: &Generation) -> Result<Loaded, OrderError> {
+    let kept = apply::read(&state.keeper.bundle(&active.hash));
+    let loaded = match kept {
+        Ok(kept) if kept.bundle.hash == active.hash => Ok(kept),
+        _ => apply::read(&active.bundle),
+    };
+    let mut loaded = loaded?;
+    if loaded.bundle.hash != active.hash {
+        return Err(ApplyError::Another {
+            path: active.bundle.clone(),
+        }
+        .into());
+    }
+    loaded.path.clone_from(&active.bundle);
+    Ok(loaded)
+}

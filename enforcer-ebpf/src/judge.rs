@@ -88,6 +88,10 @@ pub struct Place {
 pub mod features {
     /// `--trusted-uplink`: see [`crate::words::header::UPLINKS`].
     pub const UPLINKS: u32 = 1 << 0;
+    /// The hook is in the pod's own network namespace, where the way in is not seen: the address of
+    /// another local pod, which is guarded there, is believed, and that of a pod of another node is
+    /// as good as the network between the nodes.
+    pub const INSIDE: u32 = 1 << 8;
 }
 
 impl Place {
@@ -191,7 +195,7 @@ impl Judgement {
     #[inline(always)]
     pub fn is_news<W: Words + ?Sized>(&self, words: &W, opens: bool) -> bool {
         match self.action {
-            Action::Drop | Action::Refuse => true,
+            Action::Drop | Action::Refuse => !matches!(self.reason, Reason::SelfTest),
             Action::Steer => matches!(self.reason, Reason::Steered),
             Action::Pass => {
                 let would = matches!(

@@ -86,6 +86,9 @@ pub mod global {
     pub const L7_NETNS_ID: &str = "L7_NETNS_ID";
     /// u32: bits of [`crate::judge::features`].
     pub const FEATURES: &str = "FEATURES";
+    /// u32: index by which the table knows the interface that the programs are attached to, where they
+    /// are in a pod's namespace, whose own indices mean nothing elsewhere; 0: the interface's own.
+    pub const INTERFACE: &str = "INTERFACE";
     /// u8: level of the debugging log, 0 for none. Must be set: without it everything is logged.
     pub const LOG_LEVEL: &str = "AYA_LOG_LEVEL";
 }

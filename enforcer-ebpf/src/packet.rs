@@ -92,6 +92,8 @@ pub mod flag {
 
 /// IP protocol numbers.
 pub mod protocol {
+    /// Kept free for experiments (RFC 3692): the node's question whether a hook is on a pod's path.
+    pub const SELF_TEST: u8 = 253;
     pub const HOP_BY_HOP: u8 = 0;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;

@@ -98,6 +98,8 @@ reasons! {
     ShadowDisagrees = 32, "shadow_disagrees";
     /// The address of another node's pod, through an interface that `--trusted-uplink` does not name.
     UntrustedPath = 33, "untrusted_path";
+    /// The node's question whether the hook is on the pod's path; it goes no further.
+    SelfTest = 34, "self_test";
 }
 
 /// Size of the per-CPU counter array.

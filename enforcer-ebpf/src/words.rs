@@ -158,6 +158,9 @@ pub mod pod {
     pub const BRIDGE: u32 = 3;
     /// Namespace id of the pod as the node sees it (RTM_GETNSID) plus one, or 0 when unknown.
     pub const NETNS_ID: u32 = 4;
+    /// The value of [`NETNS_ID`] for a pod whose hook is in its own namespace: less one, and taken for
+    /// signed, it is negative, by which the kernel means the namespace of the packet's device.
+    pub const NETNS_OWN: u32 = u32::MAX;
     /// Offset of the scope asked first for packets that the node itself made, or 0.
     pub const HOST_SCOPE: u32 = 5;
     /// Index of the pod's host interface, or 0 when unknown.

@@ -53,7 +53,8 @@ pub(crate) fn of<W: Words + ?Sized>(
         let owner = pod_by_slot(words, slot);
         // Same-bridge traffic that the node routes shows the bridge as its way in.
         let own = owner != 0
-            && (sender == owner
+            && (place.has(features::INSIDE)
+                || sender == owner
                 || (place.ingress != 0 && words.at(owner + pod::BRIDGE) == place.ingress));
         return if own {
             Ok(source)

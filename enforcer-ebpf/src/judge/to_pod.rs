@@ -40,6 +40,11 @@ pub fn judge_to_pod<W: Words + ?Sized, F: Flows>(
         return enforce(words, &to, place, Judgement::drop(reason));
     }
     if !matches!(packet.kind, Kind::Tcp) {
+        if packet.protocol == protocol::SELF_TEST && is_self_test(words, packet, place) {
+            let mut judgement = Judgement::drop(Reason::SelfTest);
+            judgement.slot = to.slot;
+            return judgement;
+        }
         return enforce(words, &to, place, not_tcp(words, packet));
     }
     if matches!(packet.part, Part::Later) {
@@ -49,6 +54,13 @@ pub fn judge_to_pod<W: Words + ?Sized, F: Flows>(
     let judgement = enforce(words, &to, place, tcp(words, flows, place, &to, packet));
     bequeath(packet, flows, place, Hook::ToPod, &judgement);
     judgement
+}
+
+/// The node asks whether this hook is on the pod's path. Nobody else may: an answer would mean nothing.
+#[inline(always)]
+fn is_self_test<W: Words + ?Sized>(words: &W, packet: &Packet, place: &Place) -> bool {
+    let source = address_of(words, packet.v6, &packet.source);
+    place.ingress == 0 && matches!(source.holder(), Holder::Node)
 }
 
 /// Policies speak of TCP. `--non-tcp=enforce` needs memory of who began a datagram flow, which does

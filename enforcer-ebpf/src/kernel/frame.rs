@@ -12,7 +12,7 @@ use enforcer_ebpf::{
     packet::{Frame, NEAR_BYTES},
 };
 
-use super::globals::{FEATURES, L7_IFINDEX, REJ_IFINDEX};
+use super::globals::{FEATURES, INTERFACE, L7_IFINDEX, REJ_IFINDEX};
 
 /// A socket buffer whose headers lie in its linear part.
 pub struct Skb<'a> {
@@ -119,10 +119,22 @@ macro_rules! field {
     }};
 }
 
-/// Index of the interface whose hook runs.
+/// Index of the interface whose hook runs, as the table knows it.
 #[inline(always)]
 pub fn interface(ctx: &TcContext) -> u32 {
-    field!(ctx, ifindex)
+    match INTERFACE.load() {
+        0 => field!(ctx, ifindex),
+        known => known,
+    }
+}
+
+/// Index of the interface by which the packet came into the node, where that is to be seen.
+#[inline(always)]
+fn ingress(ctx: &TcContext) -> u32 {
+    match INTERFACE.load() {
+        0 => field!(ctx, ingress_ifindex),
+        _ => 0,
+    }
 }
 
 /// Where the hook runs.
@@ -130,7 +142,7 @@ pub fn interface(ctx: &TcContext) -> u32 {
 pub fn place(ctx: &TcContext) -> Place {
     Place {
         interface: interface(ctx),
-        ingress: field!(ctx, ingress_ifindex),
+        ingress: ingress(ctx),
         l7: L7_IFINDEX.load(),
         rejects: REJ_IFINDEX.load(),
         features: FEATURES.load(),

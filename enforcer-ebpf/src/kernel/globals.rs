@@ -31,4 +31,7 @@ pub static L7_PEER_IFINDEX: Global<u32> = Global::new(0);
 pub static FEATURES: Global<u32> = Global::new(0);
 #[unsafe(no_mangle)]
 #[unsafe(link_section = ".rodata.globals")]
+pub static INTERFACE: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+#[unsafe(link_section = ".rodata.globals")]
 pub static L7_NETNS_ID: Global<u32> = Global::new(0);

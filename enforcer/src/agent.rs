@@ -4,6 +4,7 @@
 //! follow one another; packets never wait for it.
 
 mod explain;
+mod hooks;
 mod pause;
 mod proxied;
 mod relink;
@@ -29,6 +30,7 @@ use enforcer_ebpf::{
 use tokio::sync::watch;
 
 pub use explain::{Explained, Live};
+pub use hooks::{ASK_EVERY, HookChoice, HookPath, Hooks};
 pub use pause::{PAUSE_MAX, PauseError, PauseStatus, Paused};
 pub use shadow::{ShadowRule, ShadowStatus};
 pub use start::{Options, Running, StartError};
@@ -36,9 +38,11 @@ pub use status::{PodStatus, Status};
 
 use crate::{
     apply::{self, ApplyError, Before, Generation, Settings},
-    attach::Attach,
+    attach::AttachError,
     flows::{FlowsError, OutFlows, Owner},
     inventory::{Inventory, LocalPod, PodName},
+    object::ObjectError,
+    pins::PinsError,
     proxy_host::Watched,
     report::{
         Kind, Reporter,
@@ -62,7 +66,9 @@ pub struct Agent {
     /// Pauses, as far as the proxy must know of them.
     paused: ArcSwap<Paused>,
     settings: Settings,
-    attach: Attach,
+    hooks: Hooks,
+    /// What is known of the pods' hooks.
+    paths: Mutex<BTreeMap<PodName, HookPath>>,
     /// As it was started, for reports.
     configuration: BTreeMap<String, serde_json::Value>,
 }
@@ -99,6 +105,12 @@ pub enum OrderError {
     Counters(#[from] CountersError),
     #[error(transparent)]
     Flows(#[from] FlowsError),
+    #[error(transparent)]
+    Object(#[from] Box<ObjectError>),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error(transparent)]
+    Pins(#[from] PinsError),
 }
 
 impl Agent {
@@ -224,6 +236,10 @@ impl Agent {
             publish_us = generation.times.publish_us,
             "active"
         );
+    }
+
+    fn paths(&self) -> MutexGuard<'_, BTreeMap<PodName, HookPath>> {
+        self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -32,6 +32,7 @@ pub use namespaces::NamespaceSelector;
 pub use pauses::{seconds_since_boot, until};
 
 use crate::{
+    attach::HookAt,
     inventory::{Enrolment, Inventory, PodName},
     proxy::rules::Rules,
     table::{Staged, TableError},
@@ -359,10 +360,13 @@ fn interface(interface: &crate::inventory::Interface) -> link::Interface {
     link::Interface {
         ifindex: interface.link.index,
         bridge: interface.bridge,
-        netns_id: interface
-            .netns_id
-            .and_then(|id| u32::try_from(id).ok())
-            .map_or(0, |id| id + 1),
+        netns_id: match interface.hook {
+            HookAt::Pod => pod::NETNS_OWN,
+            HookAt::Host => interface
+                .netns_id
+                .and_then(|id| u32::try_from(id).ok())
+                .map_or(0, |id| id + 1),
+        },
     }
 }
 

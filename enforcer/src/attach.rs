@@ -5,6 +5,7 @@
 //! its priority and handle.
 
 mod classifiers;
+mod inside;
 
 use std::{collections::BTreeSet, io};
 
@@ -20,11 +21,14 @@ use aya::{
 };
 use enforcer_ebpf::maps::program;
 
-pub use classifiers::{Classifiers, names as clsact_names, remove_all as remove_clsact};
+pub use classifiers::{Classifiers, remove_all as remove_clsact};
+pub use inside::{HookAt, attach_inside, inside_name};
 
 use crate::{
-    netlink::Link,
-    netns::Netns,
+    inventory::Interface,
+    netlink::{Link, NetlinkError},
+    netns::{Netns, NetnsError},
+    object::{CLASSIFIERS, Copy, ObjectError},
     pins::{Pins, PinsError},
 };
 
@@ -91,6 +95,12 @@ pub enum AttachError {
         #[source]
         source: Box<tc::TcError>,
     },
+    #[error("no end of `{interface}` was found in the pod's network namespace")]
+    NoInside { interface: String },
+    #[error(transparent)]
+    Object(#[from] Box<ObjectError>),
+    #[error(transparent)]
+    Netns(#[from] NetnsError),
     #[error(transparent)]
     Pins(#[from] PinsError),
 }
@@ -143,14 +153,42 @@ impl<'a> Attacher<'a> {
         }
     }
 
+    /// What judges packets towards the pod, in the pod's own namespace. What the pod sends is judged
+    /// at the node's end all the same, which no pod can get round: by a netkit device in addition,
+    /// whose packets may be redirected before they come there.
+    pub fn inside(
+        &mut self,
+        interface: &Interface,
+        netns: &Netns,
+        copy: &Copy<'_>,
+    ) -> Result<Vec<Outcome>, AttachError> {
+        let mut outcomes = Vec::new();
+        let mut ebpf = copy.load(interface.link.index).map_err(Box::new)?;
+        let names: &[&'static str] = match interface.link.is_veth {
+            true => &[program::TO_POD],
+            false => &[program::FROM_POD, program::TO_POD],
+        };
+        for name in names {
+            outcomes.push(attach_inside(&mut ebpf, self.pins, name, interface, netns)?);
+            self.links.insert(inside_name(name, interface.link.index));
+        }
+        Ok(outcomes)
+    }
+
     /// Whether an earlier agent's programs guard an interface, in both directions and in whatever
     /// way.
-    pub fn guards(&self, interface: &Link) -> Result<bool, AttachError> {
+    pub fn guards(&self, interface: &Interface) -> Result<bool, AttachError> {
         let pods = [
             (program::FROM_POD, TcAttachType::Ingress),
             (program::TO_POD, TcAttachType::Egress),
         ];
-        for (name, direction) in pods {
+        // What is inside judges, and what is outside remembers.
+        let at_host = match interface.hook {
+            HookAt::Host => 2,
+            HookAt::Pod => 1,
+        };
+        let interface = &interface.link;
+        for (name, direction) in pods.into_iter().take(at_host) {
             let there = self.classifiers.has(interface.index, name)
                 || match pinned(self.pins, &link_name(name, interface.index))? {
                     Some(link) => sits(&link, name, interface, direction)?,
@@ -268,6 +306,24 @@ impl<'a> Attacher<'a> {
             }
         }
     }
+}
+
+/// Names of the programs of others on an interface of this node, whichever way they are attached.
+pub async fn others_programs(
+    handle: &rtnetlink::Handle,
+    link: &Link,
+) -> Result<BTreeSet<String>, NetlinkError> {
+    let mut found = BTreeSet::new();
+    for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+        found.extend(classifiers::names(handle, link, direction).await?);
+        // Before Linux 6.6 there are no such links.
+        if let Ok((_, programs)) = SchedClassifier::query_tcx(&link.name, direction) {
+            let names = programs.iter().filter_map(|p| p.name_as_str());
+            found.extend(names.map(str::to_owned));
+        }
+    }
+    found.retain(|name| !CLASSIFIERS.contains(&name.as_str()));
+    Ok(found)
 }
 
 /// The link that an earlier agent pinned under a name.

@@ -11,6 +11,7 @@ use policyc::cluster::Cluster;
 pub use find::{Wanted, find, node_addresses};
 
 use crate::{
+    attach::HookAt,
     netlink::{Link, NetlinkError},
     netns::{Netns, NetnsError},
 };
@@ -79,6 +80,10 @@ pub struct Interface {
     pub switched: bool,
     /// The pod's namespace as the node numbers it.
     pub netns_id: Option<i32>,
+    /// The pod's end, in the pod's namespace, where that is known.
+    pub inside: Option<Link>,
+    /// Where packets to the pod are judged.
+    pub hook: HookAt,
 }
 
 /// What can go wrong while the pods are looked for.

@@ -56,6 +56,17 @@ pub struct Link {
     pub kind: String,
 }
 
+impl Link {
+    /// One of two that are joined, one of which may be in a pod.
+    pub fn is_pair(&self) -> bool {
+        self.is_veth || self.is_netkit()
+    }
+
+    pub fn is_netkit(&self) -> bool {
+        self.kind == "netkit"
+    }
+}
+
 /// Netlink of the namespace `netns`. Must be called within a tokio runtime.
 pub fn connect(netns: &Netns) -> Result<Handle, NetlinkError> {
     let runtime = tokio::runtime::Handle::current();

@@ -6,6 +6,7 @@ use aya::{
     programs::{Program, ProgramError, SchedClassifier, SkLookup},
 };
 use enforcer_ebpf::{
+    judge::features,
     maps::{ACTIVE, HITS, PINNED, TABLES, global, hits_entries, program},
     words::{CAPACITY_MAX, RECORDS_MAX, SLOTS},
 };
@@ -145,6 +146,47 @@ pub fn load(
         tables.switch(&staged);
     }
     Ok(Object { ebpf, tables })
+}
+
+/// What further copies of the programs are loaded by: for pods that are guarded from inside.
+#[derive(Debug)]
+pub struct Copy<'a> {
+    pub pins: &'a Pins,
+    /// Words in a slot.
+    pub capacity: u32,
+    /// Bits of [`features`].
+    pub features: u32,
+}
+
+impl Copy<'_> {
+    /// Loads a copy that knows its interface by the index that the table has for it. There is no way
+    /// to the proxy's namespace from another: what it refuses vanishes, what it would steer is refused.
+    pub fn load(&self, interface: u32) -> Result<Ebpf, ObjectError> {
+        let bytes = BYTES.ok_or(ObjectError::NotBuilt)?;
+        let features = self.features | features::INSIDE;
+        let mut loader = EbpfLoader::new();
+        loader
+            .override_global(global::CAPACITY, &self.capacity, true)
+            .override_global(global::FEATURES, &features, true)
+            .override_global(global::INTERFACE, &interface, true)
+            .override_global(global::LOG_LEVEL, &0u8, false);
+        for name in PINNED {
+            let grown = self.pins.grown_map(name);
+            let place = if grown.exists() {
+                grown
+            } else {
+                self.pins.map(name)
+            };
+            loader.map_pin_path(name, place);
+        }
+        let mut ebpf = loader.load(bytes).map_err(|source| ObjectError::Load {
+            source: Box::new(source),
+        })?;
+        for name in [program::FROM_POD, program::TO_POD] {
+            load_classifier(&mut ebpf, name)?;
+        }
+        Ok(ebpf)
+    }
 }
 
 /// Loads the programs for a moment, with small maps and attached to nothing: whether this kernel
@@ -308,16 +350,7 @@ fn unopened(name: &'static str) -> impl FnOnce(MapError) -> ObjectError {
 
 fn load_programs(ebpf: &mut Ebpf) -> Result<(), ObjectError> {
     for name in CLASSIFIERS {
-        let failed = |source| ObjectError::Program {
-            name,
-            source: Box::new(source),
-        };
-        let program: &mut SchedClassifier = ebpf
-            .program_mut(name)
-            .ok_or(ObjectError::Missing { name })?
-            .try_into()
-            .map_err(failed)?;
-        program.load().map_err(failed)?;
+        load_classifier(ebpf, name)?;
     }
     let name = program::PROXY_LOOKUP;
     let failed = |source| ObjectError::Program {
@@ -325,6 +358,19 @@ fn load_programs(ebpf: &mut Ebpf) -> Result<(), ObjectError> {
         source: Box::new(source),
     };
     let program: &mut SkLookup = ebpf
+        .program_mut(name)
+        .ok_or(ObjectError::Missing { name })?
+        .try_into()
+        .map_err(failed)?;
+    program.load().map_err(failed)
+}
+
+fn load_classifier(ebpf: &mut Ebpf, name: &'static str) -> Result<(), ObjectError> {
+    let failed = |source| ObjectError::Program {
+        name,
+        source: Box::new(source),
+    };
+    let program: &mut SchedClassifier = ebpf
         .program_mut(name)
         .ok_or(ObjectError::Missing { name })?
         .try_into()

@@ -13,7 +13,7 @@ pub struct Capability {
 }
 
 /// Every capability that the agent makes use of.
-pub const CAPABILITIES: [Capability; 6] = [
+pub const CAPABILITIES: [Capability; 7] = [
     Capability {
         bit: 39,
         name: "CAP_BPF",
@@ -42,6 +42,12 @@ pub const CAPABILITIES: [Capability; 6] = [
         bit: 10,
         name: "CAP_NET_BIND_SERVICE",
         serves: "the proxy keeps a client's port, also one below 1024",
+        needed: false,
+    },
+    Capability {
+        bit: 13,
+        name: "CAP_NET_RAW",
+        serves: "it asks whether the programs are on the pods' paths",
         needed: false,
     },
     Capability {

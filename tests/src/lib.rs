@@ -11,6 +11,7 @@ pub mod live;
 pub mod netns;
 pub mod prog_run;
 pub mod ready;
+pub mod redirector;
 pub mod table_builder;
 pub mod topology;
 pub mod world;

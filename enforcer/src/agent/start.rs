@@ -19,10 +19,13 @@ use enforcer_ebpf::{
 use futures_util::FutureExt;
 use tokio::net::UnixListener;
 
-use super::{Agent, OrderError, State, take_up::take_up, takeover::Takeover};
+use super::{
+    Agent, HookChoice, Hooks, OrderError, State, take_up::take_up, takeover::Takeover,
+};
 use crate::{
     apply::{self, ApplyError, Before, Settings},
-    attach::{Attach, AttachError, Attacher, Classifiers},
+    attach::{Attach, AttachError, Attacher, Classifiers, others_programs},
+    cni,
     control::{self, Bound, ControlError},
     flows::{FlowsError, OutFlows},
     inventory::{self, Inventory, InventoryError, Wanted},
@@ -65,6 +68,7 @@ pub struct Options {
     /// Without it, what the proxy would judge is refused.
     pub proxy: bool,
     pub attach: Attach,
+    pub hook: HookChoice,
     /// Least words of a table; `None`: twice what the first one needs.
     pub capacity: Option<u32>,
     /// Forward the programs' own log.
@@ -90,6 +94,11 @@ pub enum StartError {
     Rights(#[from] RightsError),
     #[error(transparent)]
     Uplinks(#[from] UplinksError),
+    #[error(
+        "--hook=pod needs TCX links, which Linux 6.6 brought and which --attach=clsact is not: what \
+         sits in a pod's namespace otherwise, the pod may take away"
+    )]
+    NoInside,
     #[error("told to stop before it was ready")]
     Stopped,
     #[error(transparent)]
@@ -144,6 +153,9 @@ pub async fn start(
     }
     rights::check()?;
     options.attach.check()?;
+    if options.hook == HookChoice::Pod && options.attach == Attach::Clsact {
+        return Err(StartError::NoInside);
+    }
     uplinks::check(&options.settings.trusted_uplinks)?;
     // Nothing is touched before bundle and inventory are known to be good.
     let first = tokio::select! {
@@ -223,7 +235,7 @@ impl First {
 async fn bring_up(
     options: &Options,
     pins: &Pins,
-    first: First,
+    mut first: First,
     found: &Found,
 ) -> Result<Running, StartError> {
     let (control, socket) = control::bind(&options.socket)?;
@@ -262,6 +274,14 @@ async fn bring_up(
     reporter.name_pods(&first.inventory.cluster);
     let Object { mut ebpf, tables } = object;
     let (before, capacity) = (Before::of(&tables), tables.capacity());
+    let hooks = Hooks {
+        choice: options.hook,
+        attach: options.attach,
+        pins: pins.clone(),
+        capacity,
+        features,
+    };
+    hooks.choose(&mut first.inventory, found.redirects)?;
     let (mut keeper, kept) = Keeper::open(&options.state);
     let mut counters = Counters::new(take(&mut ebpf, REASONS)?, take(&mut ebpf, HITS)?)?;
     let outgrown = take_up(&mut counters, &mut keeper, &kept, &tables, pins);
@@ -290,7 +310,8 @@ async fn bring_up(
         changes: tokio::sync::watch::Sender::new(0),
         paused: Default::default(),
         settings: options.settings.clone(),
-        attach: options.attach,
+        hooks: hooks.clone(),
+        paths: Mutex::default(),
         configuration: options.configuration.clone(),
     });
     let proxy = start_proxy(options, &agent, proxy_flows, &place)?;
@@ -299,6 +320,7 @@ async fn bring_up(
         pins,
         proxy: &place,
         before: &before,
+        hooks: &hooks,
         outgrown,
     };
     let unremembered = takeover.unremembered(&agent.state().inventory.pods)?;
@@ -327,6 +349,17 @@ async fn classifiers() -> Result<Classifiers, StartError> {
     let node = netlink::connect(&Netns::current()?)?;
     let links = netlink::links(&node).await?;
     Ok(Classifiers::find(&node, &links).await?)
+}
+
+async fn others_redirect() -> Result<bool, StartError> {
+    let node = netlink::connect(&Netns::current()?)?;
+    for link in netlink::links(&node).await? {
+        let others = others_programs(&node, &link).await?;
+        if others.iter().any(|name| cni::redirects(name)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn out_flows(ebpf: &mut aya::Ebpf, pins: &Pins) -> Result<OutFlows, StartError> {
@@ -363,6 +396,8 @@ fn logger(ebpf: &mut aya::Ebpf) -> Result<Log, StartError> {
 struct Found {
     classifiers: Classifiers,
     place: There,
+    /// Another's programs on this node send packets straight into pods.
+    redirects: bool,
 }
 
 impl Found {
@@ -370,6 +405,7 @@ impl Found {
         Ok(Self {
             classifiers: classifiers().await?,
             place: proxy_netns::there(&options.netns).await?,
+            redirects: others_redirect().await?,
         })
     }
 

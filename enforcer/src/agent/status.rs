@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::UNIX_EPOCH};
 use policyc::link::LinkedPod;
 use serde::{Deserialize, Serialize};
 
-use super::{Agent, OrderError, PauseStatus, ShadowStatus, pause, proxied, shadow};
+use super::{Agent, HookPath, OrderError, PauseStatus, ShadowStatus, pause, proxied, shadow};
 use crate::{
     apply::{Generation, Times},
+    attach::HookAt,
     inventory::{Enrolment, Inventory, LocalPod},
     proxy_host::{ProxyStatus, Watched},
     report::{counters::HitCount, line},
@@ -24,6 +25,8 @@ pub struct Status {
     pub refuse: String,
     /// `tcx` or `clsact`
     pub attach: String,
+    /// Why the node is not to be relied on, a line a pod; empty when it is.
+    pub not_ready: Vec<String>,
     /// Generation of the active bundle.
     pub generation: u64,
     /// Activations on this node.
@@ -82,6 +85,11 @@ pub struct PodStatus {
     /// Policies are enforced; otherwise only its source addresses are guarded, and without an
     /// interface not even those.
     pub enrolled: bool,
+    /// Where packets to it are judged.
+    pub hook: HookAt,
+    /// Whether the hook is on the pod's path; `None` while it has not been asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<HookPath>,
     /// Why policies are not enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_enforced: Option<String>,
@@ -102,12 +110,17 @@ impl Agent {
         self.count_requests(state);
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
         let scopes = scope_numbers(&active);
+        let paths = self.paths().clone();
         let guarded = active.pods.iter().map(|pod| {
             let local = local(&state.inventory, pod);
             PodStatus {
                 name: format!("{}/{}", pod.namespace, pod.name),
                 interfaces: local.map(interfaces).unwrap_or_default(),
                 enrolled: pod.enrolled,
+                hook: local.map(hook).unwrap_or_default(),
+                path: paths
+                    .get(&(pod.namespace.clone(), pod.name.clone()))
+                    .cloned(),
                 not_enforced: (!pod.enrolled).then(|| not_enforced(local)),
                 scope: scopes.get(&pod.scope_v4).copied().unwrap_or(0),
                 asks: pod.asks,
@@ -118,6 +131,8 @@ impl Agent {
         let lost = state.inventory.lost.iter().map(|(name, reason)| PodStatus {
             name: format!("{}/{}", name.0, name.1),
             interfaces: Vec::new(),
+            hook: HookAt::Host,
+            path: None,
             enrolled: false,
             not_enforced: Some(reason.to_string()),
             scope: 0,
@@ -125,7 +140,8 @@ impl Agent {
             proxied: false,
             outbound: 0,
         });
-        let pods = guarded.chain(lost).collect();
+        let pods: Vec<PodStatus> = guarded.chain(lost).collect();
+        let not_ready = pods.iter().filter_map(PodStatus::trouble).collect();
         let since = active.since.duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -141,7 +157,8 @@ impl Agent {
                 "reset"
             }
             .into(),
-            attach: format!("{:?}", self.attach).to_lowercase(),
+            attach: format!("{:?}", self.hooks.attach).to_lowercase(),
+            not_ready,
             generation: active.generation,
             epoch: active.epoch,
             hash: active.hash.clone(),
@@ -190,6 +207,32 @@ fn scope_numbers(generation: &Generation) -> BTreeMap<u32, u32> {
 fn local<'a>(inventory: &'a Inventory, pod: &LinkedPod) -> Option<&'a LocalPod> {
     let is = |local: &&LocalPod| local.name.0 == pod.namespace && local.name.1 == pod.name;
     inventory.pods.iter().find(is)
+}
+
+impl PodStatus {
+    /// Why the pod's policies are not enforced, though they should be.
+    fn trouble(&self) -> Option<String> {
+        (self.path == Some(HookPath::Skipped)).then(|| {
+            format!(
+                "{}: packets skip its hook, and only its answers are judged: `enforcer doctor` names \
+                 networks that do so, and --hook=auto guards from inside where the kernel can",
+                self.name
+            )
+        })
+    }
+
+    /// What is refused that policies would let through.
+    pub fn limit(&self) -> Option<&'static str> {
+        (self.asks && self.hook == HookAt::Pod).then_some(
+            "guarded from inside, where the proxy cannot be reached: what needs it is refused, \
+             reason redirect_unavailable",
+        )
+    }
+}
+
+fn hook(pod: &LocalPod) -> HookAt {
+    let inside = pod.interfaces.iter().any(|i| i.hook == HookAt::Pod);
+    if inside { HookAt::Pod } else { HookAt::Host }
 }
 
 fn interfaces(pod: &LocalPod) -> Vec<String> {

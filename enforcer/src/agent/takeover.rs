@@ -13,12 +13,11 @@ use enforcer_ebpf::{
     words::{header, pod_flags},
 };
 
-use super::{Agent, State, owners, start::StartError};
+use super::{Agent, Hooks, State, owners, start::StartError};
 use crate::{
     apply::{Before, Loaded, Prepared},
-    attach::{AttachError, Attacher, Outcome},
-    inventory::{Interface, LocalPod, PodName},
-    netlink::Link,
+    attach::{AttachError, Attacher, HookAt, Outcome},
+    inventory::{LocalPod, PodName},
     pins::Pins,
     proxy_netns::{self, ProxyNetns},
     state::Names,
@@ -30,6 +29,7 @@ pub struct Takeover<'a> {
     pub pins: &'a Pins,
     pub proxy: &'a ProxyNetns,
     pub before: &'a Before,
+    pub hooks: &'a Hooks,
     /// What the records of slots stand for whose counters are replaced by larger maps.
     pub outgrown: Vec<(u32, Names)>,
 }
@@ -42,7 +42,7 @@ impl Takeover<'_> {
         for pod in pods {
             let mut remembered = self.before.remembered(pod);
             for interface in &pod.interfaces {
-                remembered = remembered && self.attacher.guards(&interface.link)?;
+                remembered = remembered && self.attacher.guards(interface)?;
             }
             if !remembered {
                 names.insert(pod.name.clone());
@@ -92,17 +92,27 @@ impl Takeover<'_> {
             attacher.lookup(&self.proxy.netns)?,
             attacher.l7(&proxy_netns::outside_link(self.proxy))?,
         ];
-        let links: Vec<&Link> = state
-            .inventory
-            .interfaces()
-            .map(|i: &Interface| &i.link)
-            .collect();
+        let pods = &state.inventory.pods;
+        let interfaces = || {
+            pods.iter()
+                .flat_map(|pod| pod.interfaces.iter().map(move |i| (pod, i)))
+        };
         // What remembers goes before what refuses.
-        for link in &links {
-            outcomes.push(attacher.from_pod(link)?);
+        for (_, interface) in interfaces() {
+            outcomes.push(attacher.from_pod(&interface.link)?);
         }
-        for link in &links {
-            outcomes.push(attacher.to_pod(link)?);
+        let copy = self.hooks.copy();
+        for (pod, interface) in interfaces() {
+            match (interface.hook, &pod.netns) {
+                (HookAt::Host, _) => outcomes.push(attacher.to_pod(&interface.link)?),
+                (HookAt::Pod, Some(netns)) => {
+                    outcomes.extend(attacher.inside(interface, netns, &copy)?);
+                }
+                (HookAt::Pod, None) => {
+                    let interface = interface.link.name.clone();
+                    return Err(AttachError::NoInside { interface });
+                }
+            }
         }
         Ok(outcomes)
     }

@@ -136,6 +136,8 @@ mod tests {
                 bridge: 0,
                 switched: false,
                 netns_id: None,
+                inside: None,
+                hook: crate::attach::HookAt::Host,
             }],
             netns: None,
             enrolment: Enrolment::Wanted,

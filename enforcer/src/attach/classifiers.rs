@@ -130,7 +130,7 @@ fn detach(interface: &str, name: &str) -> Result<(), TcError> {
 }
 
 /// Names of the BPF programs that classify on an interface by the `clsact` queueing discipline.
-pub async fn names(
+pub(super) async fn names(
     handle: &Handle,
     link: &Link,
     direction: TcAttachType,

@@ -8,12 +8,12 @@ use clap::{Args, ValueEnum};
 use policyc::link::HostMode;
 use tokio::sync::mpsc;
 
-use tasks::{Signals, clean, log_to_stderr, supervise, watch};
+use tasks::{Signals, ask_hooks, clean, log_to_stderr, supervise, watch};
 
 use super::{Failure, Format, PlaceArgs, SocketArgs, StateArgs};
 use crate::{
     addresses,
-    agent::{Options, Running, start},
+    agent::{HookChoice, Options, Running, start},
     apply::{NamespaceSelector, Settings},
     attach::Attach,
     control::{self, Answer},
@@ -107,6 +107,10 @@ pub struct Run {
         default_value = "kube-system"
     )]
     exclude_namespace: Vec<NamespaceSelector>,
+    /// Where packets to a pod are judged: where they skip the node's end of the pod's link, its own end
+    /// is the place, in its namespace. There refusals are silent, and what needs the proxy is refused
+    #[arg(long, value_enum, env = "ENFORCER_HOOK", default_value = "auto")]
+    hook: HookChoice,
     /// How programs are attached; default: TCX where the kernel has it (6.6)
     #[arg(long, value_enum, env = "ENFORCER_ATTACH")]
     attach: Option<Attach>,
@@ -212,6 +216,7 @@ impl Run {
         tokio::spawn(clean(agent.clone()));
         tokio::spawn(watch(agent.clone()));
         tokio::spawn(addresses::watch(agent.clone()));
+        tokio::spawn(ask_hooks(agent.clone()));
         if !self.trusted_uplink.is_empty() {
             tokio::spawn(uplinks::watch(agent.clone(), self.trusted_uplink.clone()));
         }
@@ -275,6 +280,7 @@ impl Run {
             configuration: self.effective.clone(),
             proxy: !self.no_proxy,
             attach: self.attach.unwrap_or_else(Attach::best),
+            hook: self.hook,
             capacity: self.capacity,
             bpf_log: self.bpf_log,
         }

@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::{Failure, Format, SocketArgs, socket::Client};
 use crate::{
-    agent::Status,
+    agent::{HookPath, Status},
+    attach::HookAt,
     control::{Answer, Request},
     report::counters::HitName,
 };
@@ -75,12 +76,18 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
         table.words, table.capacity_words, table.scopes, table.source_classes, table.addresses
     )?;
     unusual(status, &mut out)?;
+    for trouble in &status.not_ready {
+        writeln!(out, "NOT READY {trouble}")?;
+    }
     writeln!(out, "pods     {}", status.pods.len())?;
     for pod in &status.pods {
-        let enforced = match (&pod.not_enforced, pod.asks) {
-            (Some(reason), _) => format!("not enforced: {reason}"),
-            (None, false) => "kernel".into(),
-            (None, true) => "kernel, some in userspace".into(),
+        let enforced = match (&pod.not_enforced, &pod.path, pod.limit(), pod.asks) {
+            (Some(reason), ..) => format!("not enforced: {reason}"),
+            (None, Some(HookPath::Skipped), ..) => "answers only: packets skip its hook".into(),
+            (None, _, Some(limit), _) => format!("kernel; {limit}"),
+            (None, _, None, _) if pod.hook == HookAt::Pod => "kernel, from inside".into(),
+            (None, _, None, false) => "kernel".into(),
+            (None, _, None, true) => "kernel, some in userspace".into(),
         };
         writeln!(
             out,

@@ -14,6 +14,7 @@ use rtnetlink::Handle;
 
 use super::{Enrolment, Interface, Inventory, InventoryError, LocalPod, Lost};
 use crate::{
+    attach::HookAt,
     netlink::{self, Link, NetlinkError, request},
     netns::Netns,
     proxy_netns::{L7, REJ, is_own},
@@ -256,7 +257,11 @@ impl<'a> Finder<'a> {
             }
             None => (self.namespace_behind(link).await?, link.peer_netns_id),
         };
-        Ok(local(pod, vec![self.interface(link, id)], netns))
+        let inside = match &netns {
+            Some(netns) => netlink::links(&netlink::connect(netns)?).await?,
+            None => Vec::new(),
+        };
+        Ok(local(pod, vec![self.interface(link, id, &inside)], netns))
     }
 
     async fn by_netns(&mut self, pod: &Pod, path: &Path) -> Result<LocalPod, InventoryError> {
@@ -266,13 +271,9 @@ impl<'a> Finder<'a> {
         let interfaces: Vec<Interface> = self
             .links
             .iter()
-            .filter(|link| link.is_veth && link.peer_netns_id == Some(id))
-            .filter(|link| {
-                inside
-                    .iter()
-                    .any(|far| far.index == link.peer && far.peer == link.index)
-            })
-            .map(|link| self.interface(link, Some(id)))
+            .filter(|link| link.is_pair() && link.peer_netns_id == Some(id))
+            .filter(|link| inside.iter().any(|far| are_ends(link, far)))
+            .map(|link| self.interface(link, Some(id), &inside))
             .collect();
         if interfaces.is_empty() {
             return Err(InventoryError::NotConnected {
@@ -283,7 +284,8 @@ impl<'a> Finder<'a> {
         Ok(local(pod, interfaces, Some(netns)))
     }
 
-    fn interface(&self, link: &Link, netns_id: Option<i32>) -> Interface {
+    /// `inside` are the links of the pod's namespace.
+    fn interface(&self, link: &Link, netns_id: Option<i32>, inside: &[Link]) -> Interface {
         let bridge = self
             .links
             .iter()
@@ -294,6 +296,8 @@ impl<'a> Finder<'a> {
             bridge,
             switched: bridge != 0 && !bridge_calls_netfilter(),
             netns_id,
+            inside: inside.iter().find(|far| are_ends(link, far)).cloned(),
+            hook: HookAt::Host,
         }
     }
 
@@ -306,6 +310,11 @@ impl<'a> Finder<'a> {
             None => Ok(None),
         }
     }
+}
+
+/// Both ends of one link, each as its own namespace numbers it.
+fn are_ends(near: &Link, far: &Link) -> bool {
+    far.index == near.peer && far.peer == near.index
 }
 
 /// Every namespace that has a name or a process, by the id that the node knows it by.

@@ -5,6 +5,7 @@ mod changes;
 mod control;
 mod devices;
 mod flows;
+mod hooks;
 mod inventory;
 mod node;
 mod operate;

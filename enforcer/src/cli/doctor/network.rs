@@ -2,16 +2,13 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use aya::programs::{SchedClassifier, TcAttachType};
-
 use super::{Finding, missing, note, ok};
 use crate::{
-    attach::{Attach, clsact_names},
+    attach::{Attach, others_programs},
     chain,
     cni::{self, Reach},
     netlink::{self, NetlinkError},
     netns::Netns,
-    object::CLASSIFIERS,
 };
 
 /// Where a container runtime finds the node's CNI.
@@ -41,23 +38,11 @@ async fn look() -> Result<Vec<Seen>, NetlinkError> {
     let handle = netlink::connect(&Netns::current()?)?;
     let mut all = Vec::new();
     for link in netlink::links(&handle).await? {
-        let mut programs = BTreeSet::new();
-        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
-            programs.extend(clsact_names(&handle, &link, direction).await?);
-            // Before Linux 6.6 there are no such links.
-            if let Ok((_, found)) = SchedClassifier::query_tcx(&link.name, direction) {
-                programs.extend(
-                    found
-                        .iter()
-                        .filter_map(|p| Some(p.name_as_str()?.to_owned())),
-                );
-            }
-        }
-        programs.retain(|name| !CLASSIFIERS.contains(&name.as_str()));
+        let others = others_programs(&handle, &link).await?;
         all.push(Seen {
             name: link.name,
             kind: link.kind,
-            others: programs,
+            others,
         });
     }
     Ok(all)
@@ -150,7 +135,7 @@ fn configured(plugins: &BTreeSet<String>) -> Vec<Finding> {
                     &what,
                     found,
                     "give such pods another network, or police them elsewhere: `enforcer status` \
-                     names them, and the agent is not ready while there are any",
+                     names them",
                 ),
             }
         })

@@ -5,7 +5,11 @@ use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::super::Format;
-use crate::{agent::Agent, flows::CLEAN_EVERY, report::Line};
+use crate::{
+    agent::{ASK_EVERY, Agent},
+    flows::CLEAN_EVERY,
+    report::Line,
+};
 
 /// A task that should never end says so when it does.
 pub(super) async fn supervise(what: &str, task: impl Future<Output = std::io::Result<()>>) {
@@ -100,5 +104,18 @@ pub(super) fn log_to_stderr(format: Format, bpf_log: bool) {
     match format {
         Format::Human => log.init(),
         Format::Json => log.json().init(),
+    }
+}
+
+/// Asks the pods' hooks whether they are on the pods' paths, again and again.
+pub(super) async fn ask_hooks(agent: Arc<Agent>) {
+    let mut every = tokio::time::interval(ASK_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        let asked = agent.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || asked.ask_hooks()).await {
+            tracing::error!(%error, "asking the hooks broke off");
+        }
     }
 }

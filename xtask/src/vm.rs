@@ -61,6 +61,7 @@ const GUEST_TESTS: &[GuestTest] = &[
             "a_connection_that_the_client_ends_first",
             "a_restart_that_fails",
             "remote_pods_are_judged",
+            "hooks::",
         ],
         programs: &["enforcer-under-test"],
     },

@@ -2,5 +2,6 @@
 
 mod clients;
 mod flows;
+mod inside;
 mod table;
 mod world;

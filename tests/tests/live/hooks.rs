@@ -248,12 +248,14 @@ fn pods_on_netkit_are_guarded_from_inside() {
     }
     let mut world = World::new("lv-netkit");
     let node = &world.net.node;
-    // In place of the veths that the topology has made.
+    // In place of the veths that the topology has made. An `ip` that is older than netkit cannot name
+    // the far end, which the kernel then calls nk0.
     for pod in &world.net.pods {
         let (name, interface) = (pod.netns.name(), &pod.interface);
         node.ip(&format!(
             "link del {interface}
-             link add {interface} type netkit mode l3 peer name eth0 netns {name}
+             link add {interface} type netkit
+             link set nk0 netns {name} name eth0
              addr add fe80::1/64 dev {interface} nodad
              link set {interface} up
              route add {}/32 dev {interface} scope link

@@ -15,15 +15,13 @@ pub fn decide<W: Words + ?Sized>(words: &W, scope: u32, class: u32, port: u32) -
     if scope == 0 {
         return Cell::NOTHING;
     }
-    let column = index(words, words.at(scope + scope::PORTS), port);
-    let row = index(words, words.at(scope + scope::CLASSES), class);
-    let cells = words.at(scope + scope::CELLS);
-    let width = words.at(scope + scope::WIDTH);
-    Cell(
-        words.at(cells
-            .wrapping_add(row.wrapping_mul(width))
-            .wrapping_add(column)),
-    )
+    let [ports, classes, cells, width] = words.four(scope);
+    let column = index(words, ports, port);
+    let row = index(words, classes, class);
+    let cell = words.at(cells
+        .wrapping_add(row.wrapping_mul(width))
+        .wrapping_add(column));
+    Cell(words.opaque(cell))
 }
 
 /// Looks a 16-bit key up in an index; 0, the default, when it is not there.
@@ -36,7 +34,7 @@ pub fn index<W: Words + ?Sized>(words: &W, reference: u32, key: u32) -> u32 {
         found |= entry & equal(entry >> 16, key);
     }
     // Reference 0 leads to the header's words, which are no entries.
-    found & 0xffff & !equal(reference, 0)
+    words.opaque(found & 0xffff & !equal(reference, 0))
 }
 
 /// All ones where two numbers are the same, else 0.
@@ -149,16 +147,27 @@ pub fn pod_by_interface<W: Words + ?Sized>(words: &W, ifindex: u32) -> u32 {
     let [one, its, other, others] = words.four(at.wrapping_add(4));
     found |= its & equal(one, ifindex) | others & equal(other, ifindex);
     // Without buckets these were the header's words, and an empty entry is of no interface.
-    found & !equal(buckets, 0) & !equal(ifindex, 0)
+    found &= !equal(buckets, 0) & !equal(ifindex, 0);
+    if words.within(found, pod::WORDS) {
+        found
+    } else {
+        0
+    }
 }
+
+const _: () = assert!(scope::PORTS == 0 && scope::CLASSES == 1);
+const _: () = assert!(scope::CELLS == 2 && scope::WIDTH == 3);
 
 const _: () = assert!(BUCKET * INTERFACE_ENTRY == 8);
 
 /// The offset of the pod in a slot, or 0.
 #[inline(always)]
 pub fn pod_by_slot<W: Words + ?Sized>(words: &W, slot: u32) -> u32 {
-    if slot < words.at(header::PODS_COUNT) {
-        words.at(header::PODS).wrapping_add(slot * pod::WORDS)
+    let at = words
+        .at(header::PODS)
+        .wrapping_add(slot.wrapping_mul(pod::WORDS));
+    if slot < words.at(header::PODS_COUNT) && words.within(at, pod::WORDS) {
+        at
     } else {
         0
     }

@@ -36,7 +36,7 @@ pub struct Event {
 
 const _: () = assert!(size_of::<Event>() == 72);
 
-/// Events that a CPU has sent within one window of time.
+/// Events or resets that a CPU has sent within one window of time.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[repr(C)]
 pub struct EventBudget {
@@ -49,6 +49,10 @@ pub struct EventBudget {
 pub const WINDOW_BITS: u32 = 30;
 /// Events that one CPU sends in a window. What comes after is counted, not sent.
 pub const EVENTS_PER_WINDOW: u64 = 1_024;
+
+/// Resets that one CPU sends in a window under `--refuse=reset`. What is to be refused beyond that is
+/// dropped: a flood of refused packets must not become a flood of answers.
+pub const RESETS_PER_WINDOW: u64 = 1_024;
 
 /// Where a packet was seen.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

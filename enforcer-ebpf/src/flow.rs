@@ -66,6 +66,27 @@ pub struct FragmentValue {
     pub cell: u32,
 }
 
+/// A flow of datagrams as a pod sees it. Of an echo both ports are its identifier; protocols without
+/// ports have 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
+pub struct DatagramKey {
+    pub flow: FlowKey,
+    /// IP protocol.
+    pub protocol: u32,
+}
+
+/// A flow of datagrams.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[repr(C)]
+pub struct DatagramValue {
+    /// Of one that a pod began: its slot, whose quota the entry counts against. Of one that another
+    /// began: who, as in MASQUERADED.
+    pub maker: u32,
+    /// Seconds since boot, of its last datagram.
+    pub seen_seconds: u32,
+}
+
 /// Value of MASQUERADED for a flow that the node itself began; any other is the slot of a local pod.
 pub const MADE_BY_NODE: u32 = u32::MAX;
 /// Value of MASQUERADED for a flow that neither a local pod nor the node is known to have begun.
@@ -75,6 +96,14 @@ pub const MADE_BY_NOBODY: u32 = u32::MAX - 1;
 pub const OUT_PER_POD_MAX: u32 = 16_384;
 /// Connections that the pods of a node may hold open towards others.
 pub const OUT_MAX: u32 = 262_144;
+/// Flows of datagrams that one pod may have begun.
+pub const DATAGRAMS_PER_POD_MAX: u32 = 32_768;
+/// Flows of datagrams that the pods of a node may have begun.
+pub const DATAGRAMS_OUT_MAX: u32 = 262_144;
+/// Flows of datagrams remembered that others began; the least recently used one is forgotten first.
+pub const DATAGRAMS_IN_MAX: u32 = 16_384;
+/// A flow of datagrams without a datagram for so long is over.
+pub const DATAGRAM_IDLE_SECONDS: u32 = 60;
 /// Connections that the proxy may hold.
 pub const PROXY_MAX: u32 = 65_536;
 /// Switched connections remembered; the least recently used one is forgotten first.

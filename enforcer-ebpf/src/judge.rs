@@ -12,26 +12,32 @@
 //! hook that sees every path into the pod, after service translation), [`judge_from_pod`] at the
 //! ingress of the same interface, [`judge_from_l7`] where the proxy's packets enter the node.
 //! This module knows no maps, no helpers and no byte order.
+//!
+//! A verdict is found first ([`find_to_pod`], [`find_from_pod`], [`find_other`]) and concluded then
+//! ([`conclude`]), which applies how the node enforces. The kernel checks each part by itself.
 
 mod from_l7;
 mod from_pod;
+mod other;
 mod pause;
+mod reply;
 mod shadow;
 mod source;
 mod to_pod;
 
 use crate::{
-    decide::address_v4,
+    decide::{address_v4, pod_by_interface},
     event::Hook,
-    flow::{FlowKey, FragmentKey, FragmentValue},
-    packet::{Packet, Part},
+    flow::{DatagramKey, FlowKey, FragmentKey, FragmentValue},
+    packet::{Kind, Packet, Part},
     reason::Reason,
-    words::{ABI, Address, Cell, MAGIC, Verdict, Words, header, options, pod},
+    words::{ABI, Address, Cell, MAGIC, Verdict, Words, header, options, pod, pod_flags},
 };
 pub use from_l7::judge_from_l7;
-pub use from_pod::judge_from_pod;
+pub use from_pod::find_from_pod;
+pub use other::find_other;
 pub use shadow::cell_to_pod;
-pub use to_pod::judge_to_pod;
+pub use to_pod::find_to_pod;
 
 /// What to do with a packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,6 +94,8 @@ pub struct Place {
 pub mod features {
     /// `--trusted-uplink`: see [`crate::words::header::UPLINKS`].
     pub const UPLINKS: u32 = 1 << 0;
+    /// `--non-tcp=enforce`: datagrams are judged, too.
+    pub const NON_TCP: u32 = 1 << 1;
     /// The hook is in the pod's own network namespace, where the way in is not seen: the address of
     /// another local pod, which is guarded there, is believed, and that of a pod of another node is
     /// as good as the network between the nodes.
@@ -108,6 +116,13 @@ pub enum Namespace {
     Proxy,
     /// Namespace id of the pod as the node sees it, plus one; 0 when unknown.
     Pod(u32),
+}
+
+/// Which way a packet travels.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Way {
+    ToPod,
+    FromPod,
 }
 
 /// The socket that an arriving packet would meet.
@@ -145,8 +160,19 @@ pub trait Flows {
     fn forget_out(&self, key: &FlowKey);
     /// Forgets PROXY and UPSTREAM entries.
     fn forget_proxied(&self, key: &FlowKey);
-    /// The socket that `packet` would meet in a namespace.
-    fn socket(&self, namespace: Namespace, packet: &Packet) -> Socket;
+    /// The socket that a packet of the flow would meet in a namespace, one towards the pod or one from
+    /// it.
+    fn socket(&self, namespace: Namespace, key: &FlowKey, v6: bool, way: Way) -> Socket;
+    /// The pod began the flow of datagrams, and it is not idle. Renews it.
+    fn is_datagram_out(&self, key: &DatagramKey) -> bool;
+    /// Remembers that the pod in `slot` begins a flow of datagrams. False when the pod's quota or the
+    /// map is full.
+    fn open_datagram(&self, key: &DatagramKey, slot: u32) -> bool;
+    /// Another began the flow of datagrams, and it is not idle: who, as in
+    /// [`Flows::masqueraded_by`].
+    fn datagram_in(&self, key: &DatagramKey) -> Option<u32>;
+    /// Remembers [`Flows::datagram_in`], or renews it; may forget it under pressure.
+    fn note_datagram_in(&self, key: &DatagramKey, maker: u32);
     /// What the first fragment of a datagram met.
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue>;
     /// Remembers [`Flows::fragment`]; may forget it under pressure.
@@ -191,9 +217,10 @@ impl Judgement {
 
 impl Judgement {
     /// Worth an event: what is refused or would be, what begins to go through the proxy, what an
-    /// audited or dry-run rule matches and, where asked for, each connection that is allowed.
+    /// audited or dry-run rule matches and, where asked for by the table's options, each connection
+    /// that is allowed.
     #[inline(always)]
-    pub fn is_news<W: Words + ?Sized>(&self, words: &W, opens: bool) -> bool {
+    pub fn is_news(&self, options: u32, opens: bool) -> bool {
         match self.action {
             Action::Drop | Action::Refuse => !matches!(self.reason, Reason::SelfTest),
             Action::Steer => matches!(self.reason, Reason::Steered),
@@ -203,13 +230,53 @@ impl Judgement {
                     Reason::AuditWouldDeny | Reason::AuditWouldAsk | Reason::Paused
                 );
                 let flagged = self.cell.audit() || self.cell.dry_run();
-                would
-                    || (opens
-                        && (flagged || words.at(header::OPTIONS) & options::EVENTS_ALLOWED != 0))
+                would || (opens && (flagged || options & options::EVENTS_ALLOWED != 0))
             }
             Action::ToProxy | Action::ToPod => false,
         }
     }
+}
+
+/// A verdict, and what of the table says how it is carried out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Finding {
+    pub judgement: Judgement,
+    /// Bits of [`options`].
+    pub options: u32,
+    /// The pod is policed.
+    pub enrolled: bool,
+    /// It is not to be hindered: see `pause`.
+    pub paused: bool,
+}
+
+/// Judges what leaves the node through a pod's host interface.
+#[inline(always)]
+pub fn judge_to_pod<W: Words + ?Sized, F: Flows>(
+    packet: &Packet,
+    words: &W,
+    flows: &F,
+    place: &Place,
+) -> Judgement {
+    let finding = match packet.kind {
+        Kind::Tcp => find_to_pod(packet, words, flows, place),
+        _ => find_other(packet, words, flows, place, Hook::ToPod),
+    };
+    conclude(finding, packet, flows, place, Hook::ToPod)
+}
+
+/// Judges what enters the node through a pod's host interface.
+#[inline(always)]
+pub fn judge_from_pod<W: Words + ?Sized, F: Flows>(
+    packet: &Packet,
+    words: &W,
+    flows: &F,
+    place: &Place,
+) -> Judgement {
+    let finding = match packet.kind {
+        Kind::Tcp => find_from_pod(packet, words, flows, place),
+        _ => find_other(packet, words, flows, place, Hook::FromPod),
+    };
+    conclude(finding, packet, flows, place, Hook::FromPod)
 }
 
 /// A local pod, as the table describes it.
@@ -235,15 +302,55 @@ impl LocalPod {
     pub fn is(&self, flag: u32) -> bool {
         self.flags & flag != 0
     }
-    /// The scope for the packet's address family.
+    /// The scope for an address family.
     #[inline(always)]
-    pub fn scope<W: Words + ?Sized>(&self, words: &W, packet: &Packet) -> u32 {
-        words.at(self.at
-            + if packet.v6 {
-                pod::SCOPE_V6
-            } else {
-                pod::SCOPE_V4
-            })
+    pub fn scope<W: Words + ?Sized>(&self, words: &W, v6: bool) -> u32 {
+        words.at(self.at + if v6 { pod::SCOPE_V6 } else { pod::SCOPE_V4 })
+    }
+}
+
+/// The pod behind the hook's interface; else what the packet meets there. The pod is found by its
+/// interface: an address may be anybody's choice.
+#[inline(always)]
+pub(crate) fn pod_behind<W: Words + ?Sized>(words: &W, place: &Place) -> Result<LocalPod, Finding> {
+    if !readable(words) {
+        let judgement = Judgement::drop(Reason::NoTable);
+        // Nothing that the table says changes it.
+        return Err(Finding {
+            judgement,
+            options: 0,
+            enrolled: false,
+            paused: false,
+        });
+    }
+    let at = pod_by_interface(words, place.interface);
+    if at == 0 {
+        return Err(Finding {
+            judgement: Judgement::pass(Reason::NotEnrolled),
+            options: words.at(header::OPTIONS),
+            enrolled: false,
+            paused: false,
+        });
+    }
+    Ok(LocalPod::at(words, at))
+}
+
+/// A verdict about a packet of `pod`.
+#[inline(always)]
+pub(crate) fn found<W: Words + ?Sized>(
+    words: &W,
+    pod: &LocalPod,
+    mut judgement: Judgement,
+) -> Finding {
+    judgement.slot = pod.slot;
+    let options = words.at(header::OPTIONS);
+    // Most are not, and are asked no further.
+    let paused = hinders(&judgement) && pause::holds(words, pod, options, judgement.reason);
+    Finding {
+        judgement,
+        options,
+        enrolled: pod.is(pod_flags::ENROLLED),
+        paused,
     }
 }
 
@@ -255,11 +362,12 @@ pub(crate) fn readable<W: Words + ?Sized>(words: &W) -> bool {
 
 #[inline(always)]
 pub(crate) fn address_of<W: Words + ?Sized>(words: &W, v6: bool, address: &[u32; 4]) -> Address {
-    if v6 {
+    let found = if v6 {
         words.address_v6(address)
     } else {
         address_v4(words, address[3])
-    }
+    };
+    Address(words.opaque(found.0))
 }
 
 /// The flow of a packet that goes to the pod.
@@ -305,7 +413,7 @@ pub(crate) fn inherit<F: Flows>(
 
 /// Leaves what a first fragment met for the later ones.
 #[inline(always)]
-pub(crate) fn bequeath<F: Flows>(
+fn bequeath<F: Flows>(
     packet: &Packet,
     flows: &F,
     place: &Place,
@@ -331,31 +439,47 @@ fn fragment_key(packet: &Packet, place: &Place, hook: Hook) -> FragmentKey {
     }
 }
 
+/// Does something else with a packet than to let it through.
+#[inline(always)]
+fn hinders(judgement: &Judgement) -> bool {
+    matches!(
+        judgement.action,
+        Action::Drop | Action::Refuse | Action::Steer
+    )
+}
+
+/// Carries a verdict over to the fragments that follow, and applies how the node enforces.
+#[inline(always)]
+pub fn conclude<F: Flows>(
+    finding: Finding,
+    packet: &Packet,
+    flows: &F,
+    place: &Place,
+    hook: Hook,
+) -> Judgement {
+    let judgement = enforce(&finding, place);
+    if finding.enrolled {
+        bequeath(packet, flows, place, hook, &judgement);
+    }
+    judgement
+}
+
 /// Applies how the node enforces to what was judged: roll-out modes, and what is there to refuse
 /// and to steer with.
 #[inline(always)]
-pub(crate) fn enforce<W: Words + ?Sized>(
-    words: &W,
-    pod: &LocalPod,
-    place: &Place,
-    mut judgement: Judgement,
-) -> Judgement {
-    judgement.slot = pod.slot;
-    let options = words.at(header::OPTIONS);
+fn enforce(finding: &Finding, place: &Place) -> Judgement {
+    let mut judgement = finding.judgement;
+    let options = finding.options;
     // A flow that began through the proxy stays there: the pod holds another connection.
     let sticky = judgement.reason as u8 == Reason::Proxied as u8;
-    let hinders = matches!(
-        judgement.action,
-        Action::Drop | Action::Refuse | Action::Steer
-    );
-    if hinders && !sticky {
+    if hinders(&judgement) && !sticky {
         if options & options::AUDIT_MODE != 0 {
             judgement.action = Action::Pass;
             judgement.reason = match judgement.cell.verdict() {
                 Verdict::Ask => Reason::AuditWouldAsk,
                 _ => Reason::AuditWouldDeny,
             };
-        } else if pause::holds(words, pod, options, judgement.reason) {
+        } else if finding.paused {
             judgement.action = Action::Pass;
             judgement.reason = Reason::Paused;
         }

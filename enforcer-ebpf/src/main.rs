@@ -12,7 +12,7 @@ mod kernel;
 
 use aya_ebpf::{
     EbpfContext as _,
-    bindings::{TC_ACT_SHOT, bpf_sk_lookup},
+    bindings::{__sk_buff, TC_ACT_SHOT, bpf_sk_lookup},
     helpers::{bpf_redirect, bpf_redirect_peer, bpf_skb_vlan_pop},
     macros::{classifier, sk_lookup},
     programs::{SkLookupContext, TcContext},
@@ -20,6 +20,7 @@ use aya_ebpf::{
 use enforcer_ebpf::{
     event::Hook,
     judge::{Action, Judgement},
+    packet::{Kind, Unread},
     reason::Reason,
 };
 use kernel::{
@@ -27,7 +28,10 @@ use kernel::{
     globals::{L7_IFINDEX, L7_MAC, L7_PEER_IFINDEX, REJ_IFINDEX, REJ_MAC},
     maps::LISTENERS,
     report,
-    run::{Memory, Run, decide_from_l7, decide_from_pod, decide_to_pod, read_frame},
+    run::{
+        Memory, Run, conclude_run, decide_from_l7, decide_from_pod, decide_other_from_pod,
+        decide_other_to_pod, decide_to_pod, read_extended, read_frame, read_icmp,
+    },
 };
 
 /// On to the next program: a plain "ok" would end the chain and skip whoever comes after.
@@ -41,11 +45,17 @@ const SK_PASS: u32 = 1;
 pub fn to_pod(ctx: TcContext) -> i32 {
     let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
-    read_frame(ctx.skb.skb, run);
-    decide_to_pod(ctx.skb.skb, run);
-    report::shadow(ctx.skb.skb, run);
+    read(ctx.skb.skb, run);
+    if matches!(run.packet.kind, Kind::Tcp) {
+        decide_to_pod(ctx.skb.skb, run);
+        conclude_run(ctx.skb.skb, run, Hook::ToPod as u32);
+        report::shadow(ctx.skb.skb, run);
+    } else {
+        decide_other_to_pod(ctx.skb.skb, run);
+        conclude_run(ctx.skb.skb, run, Hook::ToPod as u32);
+    }
     report::report(run, interface(&ctx), Hook::ToPod as u32);
-    carry_out(&ctx, &run.judgement)
+    carry_out(&ctx, &run.finding.judgement)
 }
 
 /// Ingress of a pod's host interface: every packet out of the pod.
@@ -53,10 +63,15 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 pub fn from_pod(ctx: TcContext) -> i32 {
     let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
-    read_frame(ctx.skb.skb, run);
-    decide_from_pod(ctx.skb.skb, run);
+    read(ctx.skb.skb, run);
+    if matches!(run.packet.kind, Kind::Tcp) {
+        decide_from_pod(ctx.skb.skb, run);
+    } else {
+        decide_other_from_pod(ctx.skb.skb, run);
+    }
+    conclude_run(ctx.skb.skb, run, Hook::FromPod as u32);
     report::report(run, interface(&ctx), Hook::FromPod as u32);
-    carry_out(&ctx, &run.judgement)
+    carry_out(&ctx, &run.finding.judgement)
 }
 
 /// Ingress of the node's end of the proxy's interface: every packet out of the proxy's namespace.
@@ -64,10 +79,10 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 pub fn from_l7(ctx: TcContext) -> i32 {
     let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
-    read_frame(ctx.skb.skb, run);
+    read(ctx.skb.skb, run);
     decide_from_l7(run);
     report::report(run, interface(&ctx), Hook::FromL7 as u32);
-    carry_out(&ctx, &run.judgement)
+    carry_out(&ctx, &run.finding.judgement)
 }
 
 /// Socket lookup in the proxy's namespace: what was steered there to be judged goes to the one
@@ -96,11 +111,29 @@ pub fn proxy_lookup(ctx: SkLookupContext) -> u32 {
 }
 
 #[inline(always)]
+fn read(skb: *mut __sk_buff, run: &mut Run) {
+    read_frame(skb, run);
+    if matches!(run.rest.what, Unread::Nothing) {
+        return;
+    }
+    if matches!(run.rest.what, Unread::Extended) {
+        read_extended(skb, run);
+    }
+    if matches!(run.rest.what, Unread::Icmp) {
+        read_icmp(skb, run);
+    }
+}
+
+#[inline(always)]
 fn carry_out(ctx: &TcContext, judgement: &Judgement) -> i32 {
     match judgement.action {
         Action::Pass => NEXT,
         Action::Drop => SHOT,
-        Action::Refuse => send(ctx, REJ_MAC.load(), REJ_IFINDEX.load()),
+        Action::Refuse if report::may_reset() => send(ctx, REJ_MAC.load(), REJ_IFINDEX.load()),
+        Action::Refuse => {
+            report::count(Reason::ResetLimited);
+            SHOT
+        }
         Action::Steer => send(ctx, L7_MAC.load(), L7_IFINDEX.load()),
         Action::ToProxy => into_namespace_behind(L7_IFINDEX.load()),
         Action::ToPod => into_namespace_behind(judgement.target),

@@ -25,6 +25,14 @@ pub const SWITCHED: &str = "SWITCHED";
 pub const MASQUERADED: &str = "MASQUERADED";
 /// Hash of `FragmentKey` to `FragmentValue`.
 pub const FRAGMENTS: &str = "FRAGMENTS";
+/// Hash of `DatagramKey` to `DatagramValue`: flows that pods began; used under `--non-tcp=enforce`.
+pub const DATAGRAMS_OUT: &str = "DATAGRAMS_OUT";
+/// As OUT_COUNT, of DATAGRAMS_OUT.
+pub const DATAGRAMS_COUNT: &str = "DATAGRAMS_COUNT";
+/// Hash of `DatagramKey` to `DatagramValue`: flows that others were allowed to begin.
+pub const DATAGRAMS_IN: &str = "DATAGRAMS_IN";
+/// Per-CPU array of one `EventBudget`: the resets that were sent.
+pub const RESET_BUDGET: &str = "RESET_BUDGET";
 /// Per-CPU array of u64 by the number of a `Reason`.
 pub const REASONS: &str = "REASONS";
 /// Per-CPU array of `Hits` by [`hits_index`]. Of a shadow table, `packets` are the opening segments
@@ -38,7 +46,7 @@ pub const EVENT_BUDGET: &str = "EVENT_BUDGET";
 pub const LISTENERS: &str = "LISTENERS";
 
 /// Every map that must outlive the agent, in the order in which it is pinned.
-pub const PINNED: [&str; 14] = [
+pub const PINNED: [&str; 18] = [
     TABLES,
     ACTIVE,
     OUT,
@@ -48,10 +56,14 @@ pub const PINNED: [&str; 14] = [
     SWITCHED,
     MASQUERADED,
     FRAGMENTS,
+    DATAGRAMS_OUT,
+    DATAGRAMS_COUNT,
+    DATAGRAMS_IN,
     REASONS,
     HITS,
     EVENTS,
     EVENT_BUDGET,
+    RESET_BUDGET,
     LISTENERS,
 ];
 

@@ -5,10 +5,12 @@
 //! [`Reason`], never a guess: a receiver that understands more of a packet than this module did would
 //! be a way around the policy.
 
+mod icmp;
 mod parse;
 
 use crate::reason::Reason;
-pub use parse::parse;
+pub use icmp::parse_icmp;
+pub use parse::{parse_extended, parse_first};
 
 /// Bounds-checked access to the bytes of a frame. `None` stands for bytes that are not there.
 pub trait Frame {
@@ -19,6 +21,61 @@ pub trait Frame {
     fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
     /// Bytes of the frame, those outside the linear part included.
     fn length(&self) -> usize;
+
+    /// Whether anybody will ask for the ports of datagrams.
+    #[inline(always)]
+    fn wants_ports(&self) -> bool {
+        true
+    }
+    /// The same number. To be overridden only by a reader whose checker had better know nothing of it.
+    #[inline(always)]
+    fn opaque(&self, number: u32) -> u32 {
+        number
+    }
+}
+
+/// What of a frame is still to be read: rare, long and full of branches, so that the kernel has
+/// functions of their own for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Rest {
+    pub what: Unread,
+    /// Offsets of the part that is unread, and of the packet's end.
+    pub at: u32,
+    pub end: u32,
+}
+
+/// What is unread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Unread {
+    Nothing = 0,
+    /// The extension headers of IPv6, for [`parse_extended`].
+    Extended = 1,
+    /// An ICMP message, for [`parse_icmp`].
+    Icmp = 2,
+}
+
+impl Rest {
+    pub const NOTHING: Self = Self {
+        what: Unread::Nothing,
+        at: 0,
+        end: 0,
+    };
+}
+
+/// Reads a whole frame. [`Packet::reject`] may become [`Reason::Malformed`], [`Reason::BadFlags`],
+/// [`Reason::BadExtension`] or [`Reason::BadFragment`].
+#[inline(always)]
+pub fn parse<F: Frame + ?Sized>(frame: &F) -> Packet {
+    let mut packet = Packet::NOTHING;
+    let mut rest = parse_first(frame, &mut packet);
+    if matches!(rest.what, Unread::Extended) {
+        rest = parse_extended(frame, &mut packet, rest);
+    }
+    if matches!(rest.what, Unread::Icmp) {
+        parse_icmp(frame, &mut packet, rest);
+    }
+    packet
 }
 
 impl Frame for [u8] {
@@ -40,8 +97,10 @@ pub enum Kind {
     Arp,
     /// Another protocol than IP.
     NotIp,
-    /// IP, but not TCP.
+    /// IP, but neither TCP nor an ICMP error.
     Datagram,
+    /// An ICMP error, which quotes a packet of the flow that it is about.
+    Error,
     /// TCP, or a later fragment of what may be TCP.
     Tcp,
 }
@@ -73,11 +132,19 @@ pub struct Packet {
     pub flags: u8,
     /// Carries TCP data.
     pub payload: bool,
+    /// Answers a datagram, and so never begins anything: an echo reply.
+    pub answers: bool,
+    /// Protocol that an ICMP error quotes; 0 when it quotes nothing that can be read.
+    pub quoted_protocol: u8,
+    /// Of UDP and its kin they are the ports, of an echo both are its identifier, and of an ICMP error
+    /// those of the quoted packet the other way round: the error travels as its answer would. Else 0.
     pub source_port: u16,
     pub destination_port: u16,
     pub fragment_id: u32,
     pub source: [u32; 4],
     pub destination: [u32; 4],
+    /// Where the packet that an ICMP error quotes was going.
+    pub quoted: [u32; 4],
 }
 
 /// TCP flags.
@@ -95,14 +162,24 @@ pub mod protocol {
     /// Kept free for experiments (RFC 3692): the node's question whether a hook is on a pod's path.
     pub const SELF_TEST: u8 = 253;
     pub const HOP_BY_HOP: u8 = 0;
+    pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
+    pub const DCCP: u8 = 33;
     pub const ROUTING: u8 = 43;
     pub const FRAGMENT: u8 = 44;
     pub const AUTHENTICATION: u8 = 51;
     pub const ICMPV6: u8 = 58;
     pub const DESTINATION: u8 = 60;
+    pub const SCTP: u8 = 132;
     pub const MOBILITY: u8 = 135;
+    pub const UDP_LITE: u8 = 136;
+
+    /// Whether its header begins with two ports.
+    #[inline(always)]
+    pub fn has_ports(protocol: u8) -> bool {
+        matches!(protocol, TCP | UDP | DCCP | SCTP | UDP_LITE)
+    }
 }
 
 /// Third word of an IPv4 address in its IPv6 form.
@@ -122,11 +199,14 @@ impl Packet {
         protocol: 0,
         flags: 0,
         payload: false,
+        answers: false,
+        quoted_protocol: 0,
         source_port: 0,
         destination_port: 0,
         fragment_id: 0,
         source: [0; 4],
         destination: [0; 4],
+        quoted: [0; 4],
     };
 
     /// An opening segment: SYN without ACK, whatever the other bits.
@@ -134,43 +214,19 @@ impl Packet {
     pub fn opens(&self) -> bool {
         self.flags & (flag::SYN | flag::ACK) == flag::SYN
     }
-    /// The packet's tuple as the other side sends it.
+    /// The port that policies are asked for. What has no port is asked about as for one that no rule
+    /// names.
     #[inline(always)]
-    pub fn reversed(&self) -> Self {
-        Self {
-            source: self.destination,
-            destination: self.source,
-            source_port: self.destination_port,
-            destination_port: self.source_port,
-            ..*self
+    pub fn judged_port(&self) -> u32 {
+        if protocol::has_ports(self.protocol) {
+            self.destination_port as u32
+        } else {
+            0
         }
     }
     /// A reset that carries nothing: it can only end a connection.
     #[inline(always)]
     pub fn bare_reset(&self) -> bool {
         self.flags & flag::RST != 0 && !self.payload
-    }
-}
-
-/// Addresses and ports as the wire has them, for helpers of the kernel that want them so.
-#[derive(Clone, Copy)]
-#[repr(C)]
-pub struct WireTuple {
-    pub source: [u32; 4],
-    pub destination: [u32; 4],
-    pub source_port: u16,
-    pub destination_port: u16,
-}
-
-impl Packet {
-    /// The packet's addresses and ports in network order. IPv4 is in the last word.
-    #[inline(always)]
-    pub fn wire_tuple(&self) -> WireTuple {
-        WireTuple {
-            source: self.source.map(u32::to_be),
-            destination: self.destination.map(u32::to_be),
-            source_port: self.source_port.to_be(),
-            destination_port: self.destination_port.to_be(),
-        }
     }
 }

@@ -46,7 +46,7 @@ reasons! {
     BareReset = 7, "bare_reset";
     /// From the node itself to a port that a probe declares.
     HostProbe = 8, "host_probe";
-    /// Not TCP, and `--non-tcp=pass`.
+    /// Neither TCP nor an error about it, and `--non-tcp=pass`.
     NonTcp = 9, "non_tcp";
     /// The interface is not a policed pod's.
     NotEnrolled = 10, "not_enrolled";
@@ -100,6 +100,13 @@ reasons! {
     UntrustedPath = 33, "untrusted_path";
     /// The node's question whether the hook is on the pod's path; it goes no further.
     SelfTest = 34, "self_test";
+    /// An ICMP error about a flow that is neither known nor allowed, or about none at all.
+    ForeignError = 35, "foreign_error";
+    /// A datagram whose verdict needs userspace, which judges TCP only: refused.
+    DatagramNeedsProxy = 36, "datagram_needs_proxy";
+    /// A reset that was not sent because too many were: the packet was dropped. Counted beside the
+    /// verdict's own reason.
+    ResetLimited = 37, "reset_limited";
 }
 
 /// Size of the per-CPU counter array.

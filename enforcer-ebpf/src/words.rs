@@ -44,6 +44,20 @@ pub trait Words {
     /// The word at `index`, or 0 outside the table.
     fn at(&self, index: u32) -> u32;
 
+    /// Whether the table may have so many words from `index` on. Reads check each for itself; a reader
+    /// whose checker remembers the answer spares it the rest.
+    #[inline(always)]
+    fn within(&self, _index: u32, _count: u32) -> bool {
+        true
+    }
+
+    /// The same number. To be overridden only by a reader whose checker had better know nothing of it:
+    /// what it cannot tell apart it need not walk twice.
+    #[inline(always)]
+    fn opaque(&self, number: u32) -> u32 {
+        number
+    }
+
     /// Four words from `index` on, as one read: all zero when one of them is outside the table.
     // VERIFIER: one comparison. Of four it would foresee the later ones, and keep apart for ever all
     // that led to them.
@@ -138,8 +152,6 @@ pub mod options {
     pub const REFUSE_DROP: u32 = 1 << 0;
     /// `--mode=audit`: nothing is refused or steered, verdicts are only reported.
     pub const AUDIT_MODE: u32 = 1 << 1;
-    /// `--non-tcp=enforce`: datagrams are judged too.
-    pub const NON_TCP_ENFORCE: u32 = 1 << 2;
     /// Events for allowed opening packets, not only for refused and steered ones.
     pub const EVENTS_ALLOWED: u32 = 1 << 3;
     /// Break-glass for every pod, as [`super::pod_flags::PAUSED`] is for one.
@@ -181,7 +193,9 @@ pub mod pod {
 pub mod pod_flags {
     /// Policies are enforced on the pod. Without it only its source addresses are guarded.
     pub const ENROLLED: u32 = 1 << 0;
-    /// The pod forwards for others: destinations outside its own addresses are not refused.
+    /// The pod forwards for others (annotation `enforcer/gateway`): packets to it may have other
+    /// destinations than its own addresses, and packets from it other sources, but those of other
+    /// local pods and of the node. Who sends through it is judged by address, not as the gateway.
     pub const GATEWAY: u32 = 1 << 1;
     /// The pod has, or may have, flows that began through the proxy. They stay there even when the
     /// table now allows them: the pod holds another connection on the same tuple.

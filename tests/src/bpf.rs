@@ -21,7 +21,7 @@ use enforcer::report::events;
 use enforcer_ebpf::{
     event::{Event, EventBudget},
     flow::{FlowKey, FragmentKey, Hits},
-    maps::{ACTIVE, CAPACITY_COMPILED, EVENT_BUDGET, TABLES, active, global},
+    maps::{ACTIVE, CAPACITY_COMPILED, EVENT_BUDGET, RESET_BUDGET, TABLES, active, global},
 };
 
 /// Node's ends of the proxy's interfaces, as the programs are told.
@@ -169,17 +169,19 @@ impl Bpf {
         Ok(())
     }
 
-    /// Events are limited in time; tests are seldom about that.
+    /// Events and resets are limited in time; tests are seldom about that.
     ///
     /// # Panics
     /// When the object is not the enforcer's own.
     pub fn spend_no_budget(&mut self) {
-        let map = self.ebpf.map_mut(EVENT_BUDGET).expect("EVENT_BUDGET");
-        let mut map = PerCpuArray::<_, Plain<EventBudget>>::try_from(map).expect("EventBudget");
-        let cpus = map.get(&0, 0).expect("one element").len();
-        let values = vec![Plain(EventBudget::default()); cpus];
-        let values = PerCpuValues::try_from(values).expect("one value for each CPU");
-        map.set(0, values, 0).expect("one element");
+        for name in [EVENT_BUDGET, RESET_BUDGET] {
+            let map = self.ebpf.map_mut(name).expect("a map of that name");
+            let mut map = PerCpuArray::<_, Plain<EventBudget>>::try_from(map).expect("EventBudget");
+            let cpus = map.get(&0, 0).expect("one element").len();
+            let values = vec![Plain(EventBudget::default()); cpus];
+            let values = PerCpuValues::try_from(values).expect("one value for each CPU");
+            map.set(0, values, 0).expect("one element");
+        }
     }
 
     /// Names the slot that judges.
@@ -262,3 +264,7 @@ unsafe impl aya::Pod for Plain<enforcer_ebpf::flow::ProxyValue> {}
 unsafe impl aya::Pod for Plain<EventBudget> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<Hits> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<enforcer_ebpf::flow::DatagramKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<enforcer_ebpf::flow::DatagramValue> {}

@@ -3,9 +3,11 @@
 use std::{cell::RefCell, collections::HashMap};
 
 use enforcer_ebpf::{
-    flow::{FlowKey, FragmentKey, FragmentValue, OUT_PER_POD_MAX},
-    judge::{Flows, Namespace, Socket},
-    packet::Packet,
+    flow::{
+        DATAGRAM_IDLE_SECONDS, DATAGRAMS_PER_POD_MAX, DatagramKey, DatagramValue, FlowKey,
+        FragmentKey, FragmentValue, OUT_PER_POD_MAX,
+    },
+    judge::{Flows, Namespace, Socket, Way},
 };
 
 /// What is remembered, and what the sockets would answer.
@@ -30,6 +32,17 @@ pub struct Memory {
     pub switched: HashMap<FlowKey, u32>,
     pub masqueraded: HashMap<FlowKey, u32>,
     pub fragments: HashMap<FragmentKey, FragmentValue>,
+    /// Seconds since boot, for what ends by itself.
+    pub now: u32,
+    pub datagrams_out: HashMap<DatagramKey, DatagramValue>,
+    pub datagrams_count: HashMap<u32, u32>,
+    pub datagrams_in: HashMap<DatagramKey, DatagramValue>,
+}
+
+impl Memory {
+    fn is_fresh(&self, value: DatagramValue) -> bool {
+        self.now - value.seen_seconds < DATAGRAM_IDLE_SECONDS
+    }
 }
 
 impl Flows for FlowModel {
@@ -78,17 +91,55 @@ impl Flows for FlowModel {
         memory.proxied.remove(key);
         memory.upstream.remove(key);
     }
-    fn socket(&self, namespace: Namespace, packet: &Packet) -> Socket {
-        let by_pod = FlowKey {
-            pod: packet.source,
-            remote: packet.destination,
-            pod_port: packet.source_port,
-            remote_port: packet.destination_port,
-        };
-        match namespace {
-            Namespace::Proxy if self.is_upstream(&by_pod) => {
-                self.upstream_socket.unwrap_or(Socket::Live)
+    fn is_datagram_out(&self, key: &DatagramKey) -> bool {
+        let memory = &mut *self.memory.borrow_mut();
+        let now = memory.now;
+        match memory.datagrams_out.get(key).copied() {
+            Some(value) if memory.is_fresh(value) => {
+                let renewed = DatagramValue {
+                    seen_seconds: now,
+                    ..value
+                };
+                memory.datagrams_out.insert(*key, renewed);
+                true
             }
+            _ => false,
+        }
+    }
+    fn open_datagram(&self, key: &DatagramKey, slot: u32) -> bool {
+        let memory = &mut *self.memory.borrow_mut();
+        let value = DatagramValue {
+            maker: slot,
+            seen_seconds: memory.now,
+        };
+        if !memory.datagrams_out.contains_key(key) {
+            let count = memory.datagrams_count.entry(slot).or_default();
+            if *count >= DATAGRAMS_PER_POD_MAX {
+                return false;
+            }
+            *count += 1;
+        }
+        memory.datagrams_out.insert(*key, value);
+        true
+    }
+    fn datagram_in(&self, key: &DatagramKey) -> Option<u32> {
+        let memory = self.memory.borrow();
+        let value = memory.datagrams_in.get(key).copied();
+        value
+            .filter(|value| memory.is_fresh(*value))
+            .map(|value| value.maker)
+    }
+    fn note_datagram_in(&self, key: &DatagramKey, maker: u32) {
+        let memory = &mut *self.memory.borrow_mut();
+        let value = DatagramValue {
+            maker,
+            seen_seconds: memory.now,
+        };
+        memory.datagrams_in.insert(*key, value);
+    }
+    fn socket(&self, namespace: Namespace, _key: &FlowKey, _v6: bool, way: Way) -> Socket {
+        match namespace {
+            Namespace::Proxy if way == Way::FromPod => self.upstream_socket.unwrap_or(Socket::Live),
             Namespace::Proxy => self.proxy_socket.unwrap_or(Socket::Live),
             Namespace::Pod(0) => Socket::Live,
             Namespace::Pod(_) => self.pod_socket.unwrap_or(Socket::Dead),

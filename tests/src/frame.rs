@@ -71,6 +71,37 @@ impl Frame {
         frame
     }
 
+    /// An ICMP error of `from` about a packet, sent to whom that came from: it is too large, for a
+    /// path of `mtu` bytes.
+    #[must_use]
+    pub fn too_large(from: IpAddr, about: &Self, mtu: u16) -> Self {
+        const ETHERNET: usize = 14;
+        let quoted = &about.build()[ETHERNET..];
+        let (protocol, head, quoted) = match from {
+            IpAddr::V4(_) => (1, [3, 4], &quoted[..quoted.len().min(28)]),
+            IpAddr::V6(_) => (58, [2, 0], quoted),
+        };
+        let mut frame = Self::tcp((from, 0), (about.source, 0), 0);
+        frame.protocol = protocol;
+        frame.body = [&head[..], &[0; 4], &mtu.to_be_bytes(), quoted].concat();
+        frame
+    }
+
+    /// An ICMP echo, or the reply to one.
+    #[must_use]
+    pub fn echo(source: IpAddr, destination: IpAddr, id: u16, reply: bool) -> Self {
+        let mut frame = Self::tcp((source, 0), (destination, 0), 0);
+        let (protocol, kind) = match (source, reply) {
+            (IpAddr::V4(_), false) => (1, 8),
+            (IpAddr::V4(_), true) => (1, 0),
+            (IpAddr::V6(_), false) => (58, 128),
+            (IpAddr::V6(_), true) => (58, 129),
+        };
+        frame.protocol = protocol;
+        frame.body = [&[kind, 0, 0, 0][..], &id.to_be_bytes(), &[0, 1]].concat();
+        frame
+    }
+
     /// The frame's bytes.
     ///
     /// # Panics

@@ -40,11 +40,14 @@ pub fn table(rng: &mut Rng, judged: u32) -> TableBuilder {
                 options::REFUSE_DROP,
                 options::AUDIT_MODE,
                 options::EVENTS_ALLOWED,
-                options::NON_TCP_ENFORCE,
             ],
         ),
         ..TableBuilder::default()
     };
+    table.uplinks = vec![BRIDGE, UPLINK];
+    if rng.u32(0..4) == 0 {
+        table.uplinks.clear();
+    }
     table.scopes = (0..3).map(|_| scope(rng)).collect();
     addresses(rng, &mut table);
     for slot in 0..PODS {
@@ -187,6 +190,24 @@ pub fn frame(rng: &mut Rng, judged: u32, inward: bool) -> (Vec<u8>, u32) {
     match rng.u32(0..20) {
         0 => packet = Frame::udp(source, destination),
         1 => packet.protocol = pick(rng, &[1, 58, 132, 50, 59]),
+        2 => packet = Frame::echo(source.0, destination.0, rng.u16(0..3), rng.bool()),
+        3 => {
+            // About a packet that went the other way, or about any.
+            let mut about = match rng.u32(0..3) {
+                0 => Frame::udp(destination, source),
+                1 => Frame::echo(destination.0, source.0, rng.u16(0..3), rng.bool()),
+                _ => Frame::tcp(destination, source, flag::ACK),
+            };
+            if rng.u32(0..8) == 0 {
+                about.source = any_address(rng, v6);
+            }
+            let router = if inward {
+                any_address(rng, v6)
+            } else {
+                source.0
+            };
+            packet = Frame::too_large(router, &about, 1400);
+        }
         _ => {
             let flags = pick(
                 rng,

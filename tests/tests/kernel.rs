@@ -10,9 +10,11 @@ use aya::{
 use enforcer_ebpf::{
     event::{Event, Hook},
     flow::{FlowKey, Hits, OutValue, ProxyValue},
-    judge::{Action, Flows as _, Judgement, Place, judge_from_l7, judge_from_pod, judge_to_pod},
+    judge::{
+        Action, Flows as _, Judgement, Place, features, judge_from_l7, judge_from_pod, judge_to_pod,
+    },
     maps::{EVENTS, HITS, MASQUERADED, OUT, PROXY, REASONS, UPSTREAM, global, hits_index, program},
-    packet::{Packet, parse},
+    packet::{Frame, Packet, parse},
     reason::Reason,
     words::header,
 };
@@ -33,6 +35,39 @@ const VERIFIED_MAX: u32 = 20_000;
 /// The same on kernels before [`PRUNES_WELL`], which walk again what those recognise.
 const VERIFIED_MAX_BEFORE: u32 = 60_000;
 const PRUNES_WELL: KernelVersion = KernelVersion::new(6, 12, 0);
+/// Everything that programs may be loaded for.
+const ALL: u32 = features::UPLINKS | features::NON_TCP;
+/// Reasons that must have been met.
+const SEEN: &[&str] = &[
+    "allowed",
+    "denied",
+    "steered",
+    "outbound",
+    "outbound_opened",
+    "proxied",
+    "upstream",
+    "bare_reset",
+    "host_probe",
+    "non_tcp",
+    "not_enrolled",
+    "link_control",
+    "unknown_identity",
+    "spoofed_local_source",
+    "spoofed_pod_source",
+    "foreign_destination",
+    "foreign_proxy_packet",
+    "syn_on_live_flow",
+    "malformed",
+    "bad_flags",
+    "bad_extension",
+    "bad_fragment",
+    "unknown_fragment",
+    "audit_would_deny",
+    "audit_would_ask",
+    "paused",
+    "reply_refused",
+    "foreign_error",
+];
 /// Return values of a TC program: on to the next one, drop, redirected.
 const NEXT: i32 = -1;
 const SHOT: i32 = 2;
@@ -43,7 +78,25 @@ fn the_kernel_decides_as_the_host_does() {
     if unavailable().is_some() {
         return;
     }
-    let mut bpf = load();
+    decides_as_the_host_does(0, SEEN);
+}
+
+#[test]
+fn the_kernel_decides_as_the_host_does_with_everything_on() {
+    if unavailable().is_some() {
+        return;
+    }
+    let seen: Vec<&str> = SEEN
+        .iter()
+        .chain(&["untrusted_path", "datagram_needs_proxy"])
+        .copied()
+        .filter(|reason| *reason != "non_tcp")
+        .collect();
+    decides_as_the_host_does(ALL, &seen);
+}
+
+fn decides_as_the_host_does(features: u32, wanted: &[&str]) {
+    let mut bpf = load(features);
     let table = bpf.add_table(0).expect("memory for one table");
     bpf.activate(0).expect("ACTIVE is there");
     let mut events = RingBuf::try_from(bpf.ebpf.take_map(EVENTS).expect("EVENTS")).expect("a ring");
@@ -72,8 +125,8 @@ fn the_kernel_decides_as_the_host_does() {
                     );
                     continue;
                 };
-                let packet = parse(&frame[..]);
-                let judgement = judge(hook, &packet, &words, &flows, ingress);
+                let packet = read(&frame, features);
+                let judgement = judge(hook, &packet, &words, &flows, ingress, features);
                 let context = format!(
                     "seed {seed} {hook:?} from {ingress}: {packet:?} {judgement:?} {frame:02x?}"
                 );
@@ -85,7 +138,7 @@ fn the_kernel_decides_as_the_host_does() {
                 );
                 let event = events.next().map(|bytes| read_event(&bytes));
                 let wanted = judgement
-                    .is_news(&words[..], packet.opens())
+                    .is_news(words[header::OPTIONS as usize], packet.opens())
                     .then(|| event_for(hook, &packet, &judgement, &words));
                 assert_eq!(event, wanted, "event: {context}");
                 expected.add(&packet, &judgement);
@@ -99,35 +152,7 @@ fn the_kernel_decides_as_the_host_does() {
     assert!(runs >= 20_000, "only {runs} runs");
     same_entries(&bpf, &flows);
     println!("{runs} runs agree; reasons seen: {seen:?}");
-    for reason in [
-        "allowed",
-        "denied",
-        "steered",
-        "outbound",
-        "outbound_opened",
-        "proxied",
-        "upstream",
-        "bare_reset",
-        "host_probe",
-        "non_tcp",
-        "not_enrolled",
-        "link_control",
-        "unknown_identity",
-        "spoofed_local_source",
-        "spoofed_pod_source",
-        "foreign_destination",
-        "foreign_proxy_packet",
-        "syn_on_live_flow",
-        "malformed",
-        "bad_flags",
-        "bad_extension",
-        "bad_fragment",
-        "unknown_fragment",
-        "audit_would_deny",
-        "audit_would_ask",
-        "paused",
-        "reply_refused",
-    ] {
+    for reason in wanted {
         assert!(seen.contains_key(reason), "no frame met `{reason}`");
     }
 }
@@ -144,8 +169,8 @@ fn every_program_is_verified_within_its_limit() {
     };
     let release = rustix::system::uname();
     let release = release.release().to_string_lossy();
-    let bpf = load();
     let mut over = Vec::new();
+    let bpf = load(0);
     for name in [
         program::TO_POD,
         program::FROM_POD,
@@ -173,7 +198,7 @@ fn without_a_table_everything_is_refused() {
     if unavailable().is_some() {
         return;
     }
-    let mut bpf = load();
+    let mut bpf = load(0);
     bpf.activate(u32::MAX).expect("ACTIVE is there");
     let mut rng = Rng::with_seed(1);
     let before = reasons(&bpf)[Reason::NoTable as usize];
@@ -211,8 +236,9 @@ fn flows_of_the_proxy(rng: &mut Rng, judged: u32, bpf: &mut Bpf, flows: &FlowMod
     }
 }
 
-fn load() -> Bpf {
+fn load(features: u32) -> Bpf {
     let globals = [
+        (global::FEATURES, features),
         (global::L7_IFINDEX, L7_IFINDEX),
         (global::REJ_IFINDEX, REJ_IFINDEX),
     ];
@@ -229,13 +255,45 @@ fn run(bpf: &Bpf, hook: Hook, frame: &[u8], ingress: u32) -> anyhow::Result<i32>
     Ok(prog_run::run(program, frame, INTERFACE, ingress, 1)?.answer)
 }
 
-fn judge(hook: Hook, packet: &Packet, words: &[u32], flows: &FlowModel, ingress: u32) -> Judgement {
+/// Without the ports that nobody asks for.
+struct Portless<'a>(&'a [u8]);
+
+impl Frame for Portless<'_> {
+    fn near<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.near(at)
+    }
+    fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.0.far(at)
+    }
+    fn length(&self) -> usize {
+        self.0.len()
+    }
+    fn wants_ports(&self) -> bool {
+        false
+    }
+}
+
+fn read(frame: &[u8], features: u32) -> Packet {
+    match features & features::NON_TCP {
+        0 => parse(&Portless(frame)),
+        _ => parse(frame),
+    }
+}
+
+fn judge(
+    hook: Hook,
+    packet: &Packet,
+    words: &[u32],
+    flows: &FlowModel,
+    ingress: u32,
+    features: u32,
+) -> Judgement {
     let place = Place {
         interface: INTERFACE,
         ingress,
         l7: L7_IFINDEX,
         rejects: REJ_IFINDEX,
-        features: 0,
+        features,
     };
     match hook {
         Hook::ToPod => judge_to_pod(packet, words, flows, &place),

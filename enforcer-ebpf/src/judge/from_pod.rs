@@ -1,72 +1,48 @@
 //! Packets away from a pod.
 
 use super::{
-    Action, Flows, Judgement, LocalPod, Place, address_of, bequeath, enforce, inherit, outward,
-    readable,
-    to_pod::{link_control, not_tcp},
+    Action, Finding, Flows, Judgement, LocalPod, Place, address_of, found, inherit, outward,
+    pod_behind, reply,
 };
 use crate::{
-    decide::{decide, pod_by_interface, pod_by_slot},
     event::Hook,
     flow::FlowKey,
-    packet::{Kind, Packet, Part},
+    packet::{Packet, Part},
     reason::Reason,
-    words::{Cell, Holder, Verdict, Words, pod, pod_flags},
+    words::{Cell, Holder, Verdict, Words, pod_flags},
 };
 
-/// Judges what enters the node through a pod's host interface. Every local pod's source addresses
-/// are guarded, also those of a pod without policies: other pods' verdicts rest on them.
+/// Finds the verdict for TCP that enters the node through a pod's host interface. Every local pod's
+/// source addresses are guarded, also those of a pod without policies: other pods' verdicts rest on
+/// them.
 #[inline(always)]
-pub fn judge_from_pod<W: Words + ?Sized, F: Flows>(
+pub fn find_from_pod<W: Words + ?Sized, F: Flows>(
     packet: &Packet,
     words: &W,
     flows: &F,
     place: &Place,
-) -> Judgement {
-    if !readable(words) {
-        return Judgement::drop(Reason::NoTable);
-    }
-    let at = pod_by_interface(words, place.interface);
-    if at == 0 {
-        return Judgement::pass(Reason::NotEnrolled);
-    }
-    let from = LocalPod::at(words, at);
-    let enrolled = from.is(pod_flags::ENROLLED);
-    let mut judgement = Judgement::pass(Reason::NotEnrolled);
-    judgement.slot = from.slot;
-    if let Some(reason) = packet.reject {
-        return if enrolled {
-            enforce(words, &from, place, Judgement::drop(reason))
-        } else {
-            judgement
-        };
-    }
-    if spoofed(words, &from, packet) {
-        let spoofed = Judgement::drop(Reason::SpoofedPodSource);
-        return enforce(words, &from, place, spoofed);
-    }
-    if !enrolled {
-        return judgement;
-    }
-    if !matches!(packet.kind, Kind::Tcp) {
-        return enforce(words, &from, place, not_tcp(words, packet));
-    }
-    if matches!(packet.part, Part::Later) {
-        let inherited = inherit(packet, flows, place, Hook::FromPod);
-        return enforce(words, &from, place, inherited);
-    }
-    let judgement = enforce(words, &from, place, tcp(words, flows, &from, packet));
-    bequeath(packet, flows, place, Hook::FromPod, &judgement);
-    judgement
+) -> Finding {
+    let from = match pod_behind(words, place) {
+        Ok(pod) => pod,
+        Err(finding) => return finding,
+    };
+    // VERIFIER: one place to conclude at.
+    let judgement = if spoofed(words, &from, packet) {
+        Judgement::drop(Reason::SpoofedPodSource)
+    } else if !from.is(pod_flags::ENROLLED) {
+        Judgement::pass(Reason::NotEnrolled)
+    } else if matches!(packet.part, Part::Later) {
+        inherit(packet, flows, place, Hook::FromPod)
+    } else {
+        tcp(words, flows, &from, packet)
+    };
+    found(words, &from, judgement)
 }
 
 /// The pod sends from an address that is not its own. A link-local address is as good as any other
-/// to forge: only what keeps the link working may use it.
+/// to forge.
 #[inline(always)]
-fn spoofed<W: Words + ?Sized>(words: &W, from: &LocalPod, packet: &Packet) -> bool {
-    if matches!(packet.kind, Kind::Arp | Kind::NotIp) || link_control(packet) {
-        return false;
-    }
+pub(super) fn spoofed<W: Words + ?Sized>(words: &W, from: &LocalPod, packet: &Packet) -> bool {
     match address_of(words, packet.v6, &packet.source).holder() {
         Holder::LocalPod(slot) => slot != from.slot,
         Holder::Node => true,
@@ -113,42 +89,13 @@ fn reply<W: Words + ?Sized, F: Flows>(
     packet: &Packet,
     key: &FlowKey,
 ) -> Judgement {
-    let remote = address_of(words, packet.v6, &packet.destination);
-    let holder = remote.holder();
-    let port = u32::from(packet.source_port);
-    let mut class = remote.class();
-    let mut cell = Cell::NOTHING;
-    if matches!(holder, Holder::Node) {
-        let host = decide(words, words.at(from.at + pod::HOST_SCOPE), class, port);
-        if matches!(host.verdict(), Verdict::Allow) {
-            return Judgement::new(Action::Pass, Reason::HostProbe, host);
-        }
-        // The request may have been a local pod's, under the node's address.
-        if let Some(slot) = flows.masqueraded_by(key) {
-            let sender = pod_by_slot(words, slot);
-            if sender != 0 {
-                let word = if packet.v6 {
-                    pod::CLASS_V6
-                } else {
-                    pod::CLASS_V4
-                };
-                class = words.at(sender + word) & 0xffff;
-            }
-        }
-    }
-    if !matches!(holder, Holder::Unknown) {
-        cell = decide(words, from.scope(words, packet), class, port);
-    }
+    let answer = reply::judge(words, flows, from, packet.v6, key, key.pod_port as u32);
+    let cell = answer.cell;
     if matches!(cell.verdict(), Verdict::Allow) {
-        return Judgement::new(Action::Pass, Reason::Allowed, cell);
+        return Judgement::new(Action::Pass, answer.reason, cell);
     }
     if packet.bare_reset() {
         return Judgement::pass(Reason::BareReset);
     }
-    let reason = if matches!(holder, Holder::Unknown) {
-        Reason::UnknownIdentity
-    } else {
-        Reason::ReplyRefused
-    };
-    Judgement::new(Action::Refuse, reason, cell)
+    Judgement::new(Action::Refuse, answer.reason, cell)
 }

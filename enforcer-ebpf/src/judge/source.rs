@@ -13,20 +13,54 @@ use crate::{
 #[derive(Clone, Copy)]
 pub(crate) struct Source {
     pub class: u32,
-    /// False for an address within the pods' ranges that no pod is known to hold.
-    pub known: bool,
-    /// The node itself sent it.
-    pub node: bool,
     /// Who sent it from an address that is not its own: a local pod's slot, [`MADE_BY_NODE`] or
     /// [`MADE_BY_NOBODY`].
     pub maker: u32,
+    /// Bits of [`source`].
+    bits: u32,
+}
+
+/// What is true of a sender.
+mod source {
+    /// The address is within the pods' ranges, and no pod is known to hold it.
+    pub const STRANGER: u32 = 1 << 0;
+    /// The node itself sent it.
+    pub const NODE: u32 = 1 << 1;
     /// The address does not tell who sent it: it is the node's, or one that the node has put in the
     /// place of a local pod's.
-    pub hidden: bool,
+    pub const HIDDEN: u32 = 1 << 2;
     /// It came through a bridge from the node's address, so the sender is lost.
-    pub lost: bool,
+    pub const LOST: u32 = 1 << 3;
     /// It came in through a port of the bridge that the destination is a port of.
-    pub same_bridge: bool,
+    pub const SAME_BRIDGE: u32 = 1 << 4;
+}
+
+impl Source {
+    /// Some pod, or somebody who is none, is known to hold the address.
+    #[inline(always)]
+    pub fn known(&self) -> bool {
+        self.bits & source::STRANGER == 0
+    }
+    /// The node itself sent it.
+    #[inline(always)]
+    pub fn node(&self) -> bool {
+        self.bits & source::NODE != 0
+    }
+    /// The address does not tell who sent it.
+    #[inline(always)]
+    pub fn hidden(&self) -> bool {
+        self.bits & source::HIDDEN != 0
+    }
+    /// It came through a bridge from the node's address, so the sender is lost.
+    #[inline(always)]
+    pub fn lost(&self) -> bool {
+        self.bits & source::LOST != 0
+    }
+    /// It came in through a port of the bridge that the destination is a port of.
+    #[inline(always)]
+    pub fn same_bridge(&self) -> bool {
+        self.bits & source::SAME_BRIDGE != 0
+    }
 }
 
 /// Judges the source of a packet to `to`.
@@ -37,18 +71,33 @@ pub(crate) fn of<W: Words + ?Sized>(
     place: &Place,
     to: &LocalPod,
 ) -> Result<Source, Reason> {
+    let found = find(words, packet, place, to)?;
+    // VERIFIER: the ways to know a sender must not multiply with the ways to judge it.
+    Ok(Source {
+        class: words.opaque(found.class),
+        maker: words.opaque(found.maker),
+        bits: words.opaque(found.bits),
+    })
+}
+
+#[inline(always)]
+fn find<W: Words + ?Sized>(
+    words: &W,
+    packet: &Packet,
+    place: &Place,
+    to: &LocalPod,
+) -> Result<Source, Reason> {
     let address = address_of(words, packet.v6, &packet.source);
     let sender = pod_by_interface(words, place.ingress);
     let bridge = words.at(to.at + pod::BRIDGE);
     let mut source = Source {
         class: address.class(),
-        known: true,
-        node: false,
         maker: MADE_BY_NOBODY,
-        hidden: false,
-        lost: false,
-        same_bridge: sender != 0 && bridge != 0 && words.at(sender + pod::BRIDGE) == bridge,
+        bits: 0,
     };
+    if sender != 0 && bridge != 0 && words.at(sender + pod::BRIDGE) == bridge {
+        source.bits |= source::SAME_BRIDGE;
+    }
     if let Holder::LocalPod(slot) = address.holder() {
         let owner = pod_by_slot(words, slot);
         // Same-bridge traffic that the node routes shows the bridge as its way in.
@@ -66,33 +115,35 @@ pub(crate) fn of<W: Words + ?Sized>(
         // What came in through a pod's interface was guarded there, so an address that is not the
         // pod's is the node's translation. The identity is the interface's.
         let sender = LocalPod::at(words, sender);
-        source.class = words.at(sender.at
-            + if packet.v6 {
-                pod::CLASS_V6
-            } else {
-                pod::CLASS_V4
-            })
-            & 0xffff;
+        source.class = class_of(words, sender.at, packet.v6);
         source.maker = sender.slot;
-        source.hidden = true;
+        source.bits |= source::HIDDEN;
         return Ok(source);
     }
     match address.holder() {
         Holder::Node => {
-            source.node = place.ingress == 0;
-            source.lost = bridge != 0 && place.ingress == bridge;
-            source.hidden = true;
-            if source.node {
+            source.bits |= source::HIDDEN;
+            if bridge != 0 && place.ingress == bridge {
+                source.bits |= source::LOST;
+            }
+            if place.ingress == 0 {
+                source.bits |= source::NODE;
                 source.maker = MADE_BY_NODE;
             }
         }
         Holder::RemotePod if place.has(features::UPLINKS) && !trusted(words, place) => {
             return Err(Reason::UntrustedPath);
         }
-        Holder::Unknown => source.known = false,
+        Holder::Unknown => source.bits |= source::STRANGER,
         _ => {}
     }
     Ok(source)
+}
+
+/// The class of the local pod at an offset.
+#[inline(always)]
+pub(crate) fn class_of<W: Words + ?Sized>(words: &W, pod_at: u32, v6: bool) -> u32 {
+    words.at(pod_at + if v6 { pod::CLASS_V6 } else { pod::CLASS_V4 }) & 0xffff
 }
 
 /// Whether a packet came in where pods of other nodes are believed to be who they say.

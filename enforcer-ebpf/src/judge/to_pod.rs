@@ -1,105 +1,40 @@
 //! Packets towards a pod.
 
 use super::{
-    Action, Flows, Judgement, LocalPod, Namespace, Place, Socket, address_of, bequeath, enforce,
-    inherit, inward, outward, readable,
+    Action, Finding, Flows, Judgement, LocalPod, Namespace, Place, Socket, Way, address_of, found,
+    inherit, inward, outward, pod_behind,
     source::{self, Source},
 };
 use crate::{
-    decide::{decide, pod_by_interface},
+    decide::decide,
     event::Hook,
     flow::{FlowKey, MADE_BY_NOBODY},
-    packet::{Kind, Packet, Part, protocol},
+    packet::{Packet, Part},
     reason::Reason,
-    words::{Cell, Holder, Verdict, Words, header, options, pod, pod_flags},
+    words::{Cell, Holder, Verdict, Words, pod, pod_flags},
 };
 
-/// Judges what leaves the node through a pod's host interface.
+/// Finds the verdict for TCP that leaves the node through a pod's host interface.
 #[inline(always)]
-pub fn judge_to_pod<W: Words + ?Sized, F: Flows>(
+pub fn find_to_pod<W: Words + ?Sized, F: Flows>(
     packet: &Packet,
     words: &W,
     flows: &F,
     place: &Place,
-) -> Judgement {
-    if !readable(words) {
-        return Judgement::drop(Reason::NoTable);
-    }
-    // The pod is found by its interface: a destination address may be anybody's choice.
-    let at = pod_by_interface(words, place.interface);
-    if at == 0 {
-        return Judgement::pass(Reason::NotEnrolled);
-    }
-    let to = LocalPod::at(words, at);
-    if !to.is(pod_flags::ENROLLED) {
-        let mut judgement = Judgement::pass(Reason::NotEnrolled);
-        judgement.slot = to.slot;
-        return judgement;
-    }
-    if let Some(reason) = packet.reject {
-        return enforce(words, &to, place, Judgement::drop(reason));
-    }
-    if !matches!(packet.kind, Kind::Tcp) {
-        if packet.protocol == protocol::SELF_TEST && is_self_test(words, packet, place) {
-            let mut judgement = Judgement::drop(Reason::SelfTest);
-            judgement.slot = to.slot;
-            return judgement;
-        }
-        return enforce(words, &to, place, not_tcp(words, packet));
-    }
-    if matches!(packet.part, Part::Later) {
-        let inherited = inherit(packet, flows, place, Hook::ToPod);
-        return enforce(words, &to, place, inherited);
-    }
-    let judgement = enforce(words, &to, place, tcp(words, flows, place, &to, packet));
-    bequeath(packet, flows, place, Hook::ToPod, &judgement);
-    judgement
-}
-
-/// The node asks whether this hook is on the pod's path. Nobody else may: an answer would mean nothing.
-#[inline(always)]
-fn is_self_test<W: Words + ?Sized>(words: &W, packet: &Packet, place: &Place) -> bool {
-    let source = address_of(words, packet.v6, &packet.source);
-    place.ingress == 0 && matches!(source.holder(), Holder::Node)
-}
-
-/// Policies speak of TCP. `--non-tcp=enforce` needs memory of who began a datagram flow, which does
-/// not exist yet: until then it refuses them all but what keeps the link working.
-#[inline(always)]
-pub(super) fn not_tcp<W: Words + ?Sized>(words: &W, packet: &Packet) -> Judgement {
-    if matches!(packet.kind, Kind::Arp) || link_control(packet) {
-        return Judgement::pass(Reason::LinkControl);
-    }
-    if words.at(header::OPTIONS) & options::NON_TCP_ENFORCE != 0 {
-        return Judgement::drop(Reason::Denied);
-    }
-    Judgement::pass(Reason::NonTcp)
-}
-
-/// Neighbour discovery, router and multicast listener messages, address configuration.
-#[inline(always)]
-pub(super) fn link_control(packet: &Packet) -> bool {
-    if !matches!(packet.kind, Kind::Datagram) {
-        return false;
-    }
-    if packet.v6 {
-        let multicast = packet.destination[0] >> 24 == 0xff;
-        let local = link_local(&packet.source) && (multicast || link_local(&packet.destination));
-        let solicited = packet.protocol == protocol::ICMPV6 && unspecified(&packet.source);
-        local || (solicited && multicast)
+) -> Finding {
+    let to = match pod_behind(words, place) {
+        Ok(pod) => pod,
+        Err(finding) => return finding,
+    };
+    // VERIFIER: one place to conclude at.
+    let judgement = if !to.is(pod_flags::ENROLLED) {
+        Judgement::pass(Reason::NotEnrolled)
+    } else if matches!(packet.part, Part::Later) {
+        inherit(packet, flows, place, Hook::ToPod)
     } else {
-        packet.source[3] == 0 && (packet.destination[3] >> 28 == 14 || packet.destination[3] == !0)
-    }
-}
-
-#[inline(always)]
-fn link_local(address: &[u32; 4]) -> bool {
-    address[0] >> 22 == 0xfe80 >> 6
-}
-
-#[inline(always)]
-fn unspecified(address: &[u32; 4]) -> bool {
-    address[0] | address[1] | address[2] | address[3] == 0
+        tcp(words, flows, place, &to, packet)
+    };
+    found(words, &to, judgement)
 }
 
 #[inline(always)]
@@ -110,28 +45,58 @@ fn tcp<W: Words + ?Sized, F: Flows>(
     to: &LocalPod,
     packet: &Packet,
 ) -> Judgement {
-    let own = match address_of(words, packet.v6, &packet.destination).holder() {
-        Holder::LocalPod(slot) => slot == to.slot,
-        _ => false,
-    };
-    if !own && !to.is(pod_flags::GATEWAY) {
+    if !own(words, to, packet.v6, &packet.destination) {
         return Judgement::drop(Reason::ForeignDestination);
     }
     let key = inward(packet);
-    if place.ingress != 0 && (place.ingress == place.l7 || place.ingress == place.rejects) {
+    if from_the_proxy(place) {
         return from_proxy(flows, packet, &key);
     }
     let source = match source::of(words, packet, place, to) {
         Ok(source) => source,
         Err(reason) => return Judgement::drop(reason),
     };
-    let mut judgement = if packet.opens() {
-        opening(words, flows, to, packet, &key, &source)
+    let opens = packet.opens();
+    let known = if opens {
+        before_opening(words, flows, to, packet, &key)
     } else {
-        following(words, flows, to, packet, &key, &source)
+        before_following(flows, to, &key)
     };
-    judgement.masqueraded = source.lost;
+    let mut judgement = match known {
+        Err(judgement) => judgement,
+        // VERIFIER: the table is asked at one place for both.
+        Ok(held) => {
+            let (cell, allowed) = cell_for(words, to, packet, &source);
+            if opens {
+                opening(flows, to, &key, &source, held, cell, allowed)
+            } else {
+                following(flows, packet, &key, &source, cell, allowed)
+            }
+        }
+    };
+    judgement.masqueraded = source.lost();
     judgement
+}
+
+/// Whether an address is one of the pod's; a gateway forwards for any.
+#[inline(always)]
+pub(super) fn own<W: Words + ?Sized>(
+    words: &W,
+    pod: &LocalPod,
+    v6: bool,
+    address: &[u32; 4],
+) -> bool {
+    let own = match address_of(words, v6, address).holder() {
+        Holder::LocalPod(slot) => slot == pod.slot,
+        _ => false,
+    };
+    own || pod.is(pod_flags::GATEWAY)
+}
+
+/// Whether a packet came in through one of the proxy's interfaces.
+#[inline(always)]
+pub(super) fn from_the_proxy(place: &Place) -> bool {
+    place.ingress != 0 && (place.ingress == place.l7 || place.ingress == place.rejects)
 }
 
 /// From one of the proxy's interfaces: only what belongs to a flow of the proxy, and the answers to
@@ -155,38 +120,51 @@ fn from_proxy<F: Flows>(flows: &F, packet: &Packet, key: &FlowKey) -> Judgement 
 }
 
 /// An opening segment is judged anew, unless it falls on a connection that is alive: a stale entry
-/// must not capture a new flow, and a forged segment must not end a living one.
+/// must not capture a new flow, and a forged segment must not end a living one. Whether the proxy
+/// holds a leg of its own on the tuple.
 #[inline(always)]
-fn opening<W: Words + ?Sized, F: Flows>(
+fn before_opening<W: Words + ?Sized, F: Flows>(
     words: &W,
     flows: &F,
     to: &LocalPod,
     packet: &Packet,
     key: &FlowKey,
-    source: &Source,
-) -> Judgement {
+) -> Result<bool, Judgement> {
     let mut held = false;
     if to.is(pod_flags::PROXIED) {
         let (proxied, upstream) = (flows.is_proxied(key), flows.is_upstream(key));
-        if proxied && lives(flows, packet) {
-            return Judgement::new(Action::Steer, Reason::Proxied, Cell::NOTHING);
+        if proxied && lives(flows, packet, key, Way::ToPod) {
+            let proxied = Judgement::new(Action::Steer, Reason::Proxied, Cell::NOTHING);
+            return Err(proxied);
         }
         // The leg to the pod may outlive the client's, and its socket is at the other end.
-        held = upstream && lives(flows, &packet.reversed());
+        held = upstream && lives(flows, packet, key, Way::FromPod);
         if (proxied || upstream) && !held {
             flows.forget_proxied(key);
         }
     }
     if flows.is_out(key) {
         let namespace = Namespace::Pod(words.at(to.at + pod::NETNS_ID));
-        match flows.socket(namespace, packet) {
+        match flows.socket(namespace, key, packet.v6, Way::ToPod) {
             Socket::Dead => flows.forget_out(key),
             // Both sides open at once.
-            Socket::Opening => return Judgement::pass(Reason::Outbound),
-            Socket::Live => return Judgement::drop(Reason::SynOnLiveFlow),
+            Socket::Opening => return Err(Judgement::pass(Reason::Outbound)),
+            Socket::Live => return Err(Judgement::drop(Reason::SynOnLiveFlow)),
         }
     }
-    let (cell, allowed) = cell_for(words, to, packet, source);
+    Ok(held)
+}
+
+#[inline(always)]
+fn opening<F: Flows>(
+    flows: &F,
+    to: &LocalPod,
+    key: &FlowKey,
+    source: &Source,
+    held: bool,
+    cell: Cell,
+    allowed: Reason,
+) -> Judgement {
     match cell.verdict() {
         // The pod would take it for a segment of the connection that the proxy holds. The proxy
         // opens another one for it, from another port.
@@ -203,22 +181,23 @@ fn opening<W: Words + ?Sized, F: Flows>(
             Judgement::new(Action::Steer, Reason::Steered, cell)
         }
         // The pod may be too new for the table: its next attempt will meet a newer one.
-        Verdict::Deny if !source.known => Judgement::drop(Reason::UnknownIdentity),
+        Verdict::Deny if !source.known() => Judgement::drop(Reason::UnknownIdentity),
         Verdict::Deny => Judgement::new(Action::Refuse, Reason::Denied, cell),
     }
 }
 
 /// The proxy has a socket that the packet would meet.
 #[inline(always)]
-fn lives<F: Flows>(flows: &F, packet: &Packet) -> bool {
-    !matches!(flows.socket(Namespace::Proxy, packet), Socket::Dead)
+fn lives<F: Flows>(flows: &F, packet: &Packet, key: &FlowKey, way: Way) -> bool {
+    let socket = flows.socket(Namespace::Proxy, key, packet.v6, way);
+    !matches!(socket, Socket::Dead)
 }
 
 /// Remembers of a client what the proxy, and its answers, need to know.
 #[inline(always)]
 fn note_client<F: Flows>(flows: &F, to: &LocalPod, key: &FlowKey, source: &Source) {
     note_maker(flows, key, source, true);
-    if source.same_bridge && to.is(pod_flags::SWITCHED) {
+    if source.same_bridge() && to.is(pod_flags::SWITCHED) {
         flows.note_switched(key);
     }
 }
@@ -229,27 +208,32 @@ fn note_client<F: Flows>(flows: &F, to: &LocalPod, key: &FlowKey, source: &Sourc
 /// What was remembered of an earlier flow on the same tuple must not speak for this one.
 #[inline(always)]
 fn note_maker<F: Flows>(flows: &F, key: &FlowKey, source: &Source, asks: bool) {
-    let by_pod = source.hidden && source.maker < MADE_BY_NOBODY;
-    let stale = (asks || source.hidden) && flows.masqueraded_by(key).is_some();
-    if by_pod || (asks && source.hidden) || stale {
+    let by_pod = source.hidden() && source.maker < MADE_BY_NOBODY;
+    let stale = (asks || source.hidden()) && flows.masqueraded_by(key).is_some();
+    if by_pod || (asks && source.hidden()) || stale {
         flows.note_masqueraded(key, source.maker);
     }
 }
 
+/// Before the table: it may allow by now what began through the proxy.
 #[inline(always)]
-fn following<W: Words + ?Sized, F: Flows>(
-    words: &W,
+fn before_following<F: Flows>(flows: &F, to: &LocalPod, key: &FlowKey) -> Result<bool, Judgement> {
+    if to.is(pod_flags::PROXIED) && (flows.is_proxied(key) || flows.is_upstream(key)) {
+        let proxied = Judgement::new(Action::Steer, Reason::Proxied, Cell::NOTHING);
+        return Err(proxied);
+    }
+    Ok(false)
+}
+
+#[inline(always)]
+fn following<F: Flows>(
     flows: &F,
-    to: &LocalPod,
     packet: &Packet,
     key: &FlowKey,
     source: &Source,
+    cell: Cell,
+    allowed: Reason,
 ) -> Judgement {
-    // Before the table: it may allow by now what began through the proxy.
-    if to.is(pod_flags::PROXIED) && (flows.is_proxied(key) || flows.is_upstream(key)) {
-        return Judgement::new(Action::Steer, Reason::Proxied, Cell::NOTHING);
-    }
-    let (cell, allowed) = cell_for(words, to, packet, source);
     let verdict = cell.verdict();
     if matches!(verdict, Verdict::Allow) {
         return Judgement::new(Action::Pass, allowed, cell);
@@ -264,7 +248,7 @@ fn following<W: Words + ?Sized, F: Flows>(
     if matches!(verdict, Verdict::Ask) {
         return Judgement::new(Action::Steer, Reason::Steered, cell);
     }
-    let reason = if source.known {
+    let reason = if source.known() {
         Reason::Denied
     } else {
         Reason::UnknownIdentity
@@ -281,16 +265,16 @@ pub(super) fn cell_for<W: Words + ?Sized>(
     packet: &Packet,
     source: &Source,
 ) -> (Cell, Reason) {
-    if !source.known {
+    if !source.known() {
         return (Cell::NOTHING, Reason::UnknownIdentity);
     }
-    let port = u32::from(packet.destination_port);
-    if source.node {
+    let port = packet.judged_port();
+    if source.node() {
         let cell = decide(words, words.at(to.at + pod::HOST_SCOPE), source.class, port);
         if matches!(cell.verdict(), Verdict::Allow) {
             return (cell, Reason::HostProbe);
         }
     }
-    let cell = decide(words, to.scope(words, packet), source.class, port);
+    let cell = decide(words, to.scope(words, packet.v6), source.class, port);
     (cell, Reason::Allowed)
 }

@@ -1,21 +1,26 @@
 //! The flow maps and the kernel's socket tables as [`Flows`].
 #![expect(unsafe_code, reason = "map values and sockets are raw pointers")]
 
-use core::{arch::asm, mem::zeroed, ptr::read_volatile};
+use core::{arch::asm, mem::MaybeUninit, ptr::read_volatile};
 
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_NOEXIST, bpf_sock_tuple},
+    bindings::{__sk_buff, BPF_NOEXIST},
     helpers::{bpf_ktime_get_boot_ns, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use enforcer_ebpf::{
-    flow::{FlowKey, FragmentKey, FragmentValue, OUT_PER_POD_MAX, OutValue},
-    judge::{Flows, Namespace, Socket},
-    packet::{Packet, WireTuple},
+    flow::{
+        DATAGRAM_IDLE_SECONDS, DATAGRAMS_PER_POD_MAX, DatagramKey, DatagramValue, FlowKey,
+        FragmentKey, FragmentValue, OUT_PER_POD_MAX, OutValue,
+    },
+    judge::{Flows, Namespace, Socket, Way},
 };
 
 use super::{
     globals::L7_NETNS_ID,
-    maps::{FRAGMENTS, MASQUERADED, OUT, OUT_COUNT, PROXY, SWITCHED, UPSTREAM},
+    maps::{
+        DATAGRAMS_COUNT, DATAGRAMS_IN, DATAGRAMS_OUT, FRAGMENTS, MASQUERADED, OUT, OUT_COUNT,
+        PROXY, SWITCHED, UPSTREAM,
+    },
 };
 
 const EEXIST: i32 = -17;
@@ -111,7 +116,7 @@ impl Flows for KernelFlows {
         let _ = UPSTREAM.remove(key);
     }
     #[inline(always)]
-    fn socket(&self, namespace: Namespace, packet: &Packet) -> Socket {
+    fn socket(&self, namespace: Namespace, key: &FlowKey, v6: bool, way: Way) -> Socket {
         let id = match namespace {
             Namespace::Proxy => L7_NETNS_ID.load(),
             Namespace::Pod(id) => id,
@@ -119,12 +124,67 @@ impl Flows for KernelFlows {
         if id == 0 {
             return Socket::Live;
         }
-        let tuple = packet.wire_tuple();
-        match socket_state(self.skb, &tuple, packet.v6, id.wrapping_sub(1)) {
+        let how = u32::from(v6) * V6 + u32::from(matches!(way, Way::FromPod)) * FROM_POD;
+        match socket_state(self.skb, key, how, id.wrapping_sub(1)) {
             state::NONE | state::TIME_WAIT | state::CLOSE | state::LISTEN => Socket::Dead,
             state::SYN_SENT => Socket::Opening,
             _ => Socket::Live,
         }
+    }
+    #[inline(always)]
+    fn is_datagram_out(&self, key: &DatagramKey) -> bool {
+        DATAGRAMS_OUT
+            .get_ptr_mut(key)
+            .is_some_and(|value| is_fresh(value) && renew(value))
+    }
+    #[inline(always)]
+    fn open_datagram(&self, key: &DatagramKey, slot: u32) -> bool {
+        if let Some(value) = DATAGRAMS_OUT.get_ptr_mut(key) {
+            return renew(value);
+        }
+        let Some(count) = DATAGRAMS_COUNT.get_ptr_mut(slot) else {
+            return false;
+        };
+        // SAFETY: an array map value; others change it, hence volatile.
+        if unsafe { read_volatile(count) } >= u64::from(DATAGRAMS_PER_POD_MAX) {
+            return false;
+        }
+        let value = DatagramValue {
+            maker: slot,
+            seen_seconds: now_seconds(),
+        };
+        match DATAGRAMS_OUT.insert(key, value, u64::from(BPF_NOEXIST)) {
+            Ok(()) => {
+                add(count, 1);
+                true
+            }
+            Err(error) => error == EEXIST,
+        }
+    }
+    #[inline(always)]
+    fn datagram_in(&self, key: &DatagramKey) -> Option<u32> {
+        let value = DATAGRAMS_IN.get_ptr_mut(key)?;
+        if is_fresh(value) {
+            // SAFETY: one whole word of a map value.
+            Some(unsafe { read_volatile(&raw const (*value).maker) })
+        } else {
+            None
+        }
+    }
+    #[inline(always)]
+    fn note_datagram_in(&self, key: &DatagramKey, maker: u32) {
+        if let Some(value) = DATAGRAMS_IN.get_ptr_mut(key) {
+            // SAFETY: one whole word of a map value.
+            unsafe { (&raw mut (*value).maker).write_volatile(maker) };
+            renew(value);
+            return;
+        }
+        let value = DatagramValue {
+            maker,
+            seen_seconds: now_seconds(),
+        };
+        // A lost entry lets the pod's next datagram begin a flow of its own.
+        let _ = DATAGRAMS_IN.insert(key, value, 0);
     }
     #[inline(always)]
     fn fragment(&self, key: &FragmentKey) -> Option<FragmentValue> {
@@ -147,29 +207,45 @@ mod state {
     pub const LISTEN: u32 = 10;
 }
 
-/// State of the socket that a packet with this tuple would meet in a namespace.
+/// Bits that say how the flow is to be looked up.
+const V6: u32 = 1;
+const FROM_POD: u32 = 2;
+
+/// State of the socket that a packet of the flow would meet in a namespace.
 // VERIFIER: one body for all callers, so that the helper and the release of what it returns are
 // walked once.
 #[inline(never)]
-fn socket_state(skb: *mut __sk_buff, wire: &WireTuple, v6: bool, namespace: u32) -> u32 {
-    // SAFETY: all-zero is a valid tuple.
-    let mut tuple: bpf_sock_tuple = unsafe { zeroed() };
-    let length = if v6 {
-        tuple.__bindgen_anon_1.ipv6.saddr = wire.source;
-        tuple.__bindgen_anon_1.ipv6.daddr = wire.destination;
-        tuple.__bindgen_anon_1.ipv6.sport = wire.source_port;
-        tuple.__bindgen_anon_1.ipv6.dport = wire.destination_port;
-        36
-    } else {
-        tuple.__bindgen_anon_1.ipv4.saddr = wire.source[3];
-        tuple.__bindgen_anon_1.ipv4.daddr = wire.destination[3];
-        tuple.__bindgen_anon_1.ipv4.sport = wire.source_port;
-        tuple.__bindgen_anon_1.ipv4.dport = wire.destination_port;
-        12
+fn socket_state(skb: *mut __sk_buff, key: &FlowKey, how: u32, namespace: u32) -> u32 {
+    let (mut source, mut source_port) = (&key.remote, key.remote_port);
+    let (mut destination, mut destination_port) = (&key.pod, key.pod_port);
+    if how & FROM_POD != 0 {
+        (source, source_port) = (&key.pod, key.pod_port);
+        (destination, destination_port) = (&key.remote, key.remote_port);
+    }
+    // As `bpf_sock_tuple` has them: addresses, then both ports.
+    let ports = u32::from(source_port.to_be()) | u32::from(destination_port.to_be()) << 16;
+    let mut tuple = MaybeUninit::<[u32; 9]>::uninit();
+    let words = tuple.as_mut_ptr().cast::<u32>();
+    // SAFETY: within the array; the kernel reads no more than has been written, 12 bytes of IPv4 and
+    // all 36 of IPv6. The context and the tuple live through the call.
+    let socket = unsafe {
+        let length = if how & V6 != 0 {
+            let mut i = 0;
+            while i < 4 {
+                words.add(i).write(source[i].to_be());
+                words.add(4 + i).write(destination[i].to_be());
+                i += 1;
+            }
+            words.add(8).write(ports);
+            36
+        } else {
+            words.write(source[3].to_be());
+            words.add(1).write(destination[3].to_be());
+            words.add(2).write(ports);
+            12
+        };
+        bpf_skc_lookup_tcp(skb.cast(), words.cast(), length, u64::from(namespace), 0)
     };
-    // SAFETY: the context and the tuple live through the call.
-    let socket =
-        unsafe { bpf_skc_lookup_tcp(skb.cast(), &mut tuple, length, u64::from(namespace), 0) };
     if socket.is_null() {
         return state::NONE;
     }
@@ -178,6 +254,22 @@ fn socket_state(skb: *mut __sk_buff, wire: &WireTuple, v6: bool, namespace: u32)
     // SAFETY: as above.
     unsafe { bpf_sk_release(socket.cast()) };
     state
+}
+
+/// The flow of datagrams is not over.
+#[inline(always)]
+fn is_fresh(value: *mut DatagramValue) -> bool {
+    // SAFETY: one whole word of a map value; others store to it, hence volatile.
+    let seen = unsafe { read_volatile(&raw const (*value).seen_seconds) };
+    now_seconds().wrapping_sub(seen) < DATAGRAM_IDLE_SECONDS
+}
+
+/// Something was sent within the flow. True, always.
+#[inline(always)]
+fn renew(value: *mut DatagramValue) -> bool {
+    // SAFETY: as above.
+    unsafe { (&raw mut (*value).seen_seconds).write_volatile(now_seconds()) };
+    true
 }
 
 #[inline(always)]

@@ -8,15 +8,19 @@ use core::{arch::asm, ptr::read_volatile};
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use enforcer_ebpf::{
-    judge::Place,
+    judge::{Place, features},
     packet::{Frame, NEAR_BYTES},
 };
 
-use super::globals::{FEATURES, INTERFACE, L7_IFINDEX, REJ_IFINDEX};
+use super::{
+    globals::{FEATURES, INTERFACE, L7_IFINDEX, REJ_IFINDEX},
+    run::Run,
+};
 
 /// A socket buffer whose headers lie in its linear part.
 pub struct Skb<'a> {
     ctx: &'a TcContext,
+    run: *mut Run,
     data: usize,
     end: usize,
     length: usize,
@@ -25,7 +29,7 @@ pub struct Skb<'a> {
 impl<'a> Skb<'a> {
     /// Pulls the headers into the linear part where they are not.
     #[inline(always)]
-    pub fn new(ctx: &'a TcContext) -> Self {
+    pub fn new(ctx: &'a TcContext, run: *mut Run) -> Self {
         let length = ctx.len();
         let (mut data, mut end) = (ctx.data(), ctx.data_end());
         // Most packets are shorter than the longest headers and lie there as a whole: to pull those
@@ -38,6 +42,7 @@ impl<'a> Skb<'a> {
         }
         Self {
             ctx,
+            run,
             data,
             end,
             length: length as usize,
@@ -73,6 +78,52 @@ impl Frame for Skb<'_> {
     #[inline(always)]
     fn length(&self) -> usize {
         self.length
+    }
+    #[inline(always)]
+    fn wants_ports(&self) -> bool {
+        FEATURES.load() & features::NON_TCP != 0
+    }
+    #[inline(always)]
+    fn opaque(&self, number: u32) -> u32 {
+        // SAFETY: the run outlives this value.
+        number ^ unsafe { (*self.run).blank() }
+    }
+}
+
+/// A frame whose headers are read by their offsets only, for what is rare.
+pub struct Far<'a> {
+    ctx: &'a TcContext,
+    run: *mut Run,
+}
+
+impl<'a> Far<'a> {
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext, run: *mut Run) -> Self {
+        Self { ctx, run }
+    }
+}
+
+impl Frame for Far<'_> {
+    #[inline(always)]
+    fn near<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.far(at)
+    }
+    #[inline(always)]
+    fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
+        self.ctx.load(at).ok()
+    }
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.ctx.len() as usize
+    }
+    #[inline(always)]
+    fn wants_ports(&self) -> bool {
+        FEATURES.load() & features::NON_TCP != 0
+    }
+    #[inline(always)]
+    fn opaque(&self, number: u32) -> u32 {
+        // SAFETY: the run outlives this value.
+        number ^ unsafe { (*self.run).blank() }
     }
 }
 

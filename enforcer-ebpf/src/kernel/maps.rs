@@ -8,8 +8,8 @@ use aya_ebpf::{
 use enforcer_ebpf::{
     event::{Event, EventBudget},
     flow::{
-        FRAGMENTS_MAX, FlowKey, FragmentKey, FragmentValue, Hits, OUT_MAX, OutValue, PROXY_MAX,
-        ProxyValue, SWITCHED_MAX,
+        DATAGRAMS_IN_MAX, DATAGRAMS_OUT_MAX, DatagramKey, DatagramValue, FRAGMENTS_MAX, FlowKey,
+        FragmentKey, FragmentValue, Hits, OUT_MAX, OutValue, PROXY_MAX, ProxyValue, SWITCHED_MAX,
     },
     maps::{ACTIVE_WORDS, CAPACITY_COMPILED, EVENTS_BYTES, HITS_MAX},
     reason::REASONS_MAX,
@@ -54,6 +54,21 @@ pub static MASQUERADED: LruHashMap<FlowKey, u32, { SWITCHED_MAX as usize }> = Lr
 #[btf_map]
 pub static FRAGMENTS: LruHashMap<FragmentKey, FragmentValue, { FRAGMENTS_MAX as usize }> =
     LruHashMap::new();
+#[btf_map]
+pub static DATAGRAMS_OUT: HashMap<
+    DatagramKey,
+    DatagramValue,
+    { DATAGRAMS_OUT_MAX as usize },
+    { BPF_F_NO_PREALLOC as usize },
+> = HashMap::new();
+#[btf_map]
+pub static DATAGRAMS_COUNT: Array<u64, { LOCAL_PODS_MAX as usize }, { BPF_F_MMAPABLE as usize }> =
+    Array::new();
+#[btf_map]
+pub static DATAGRAMS_IN: LruHashMap<DatagramKey, DatagramValue, { DATAGRAMS_IN_MAX as usize }> =
+    LruHashMap::new();
+#[btf_map]
+pub static RESET_BUDGET: PerCpuArray<EventBudget, 1> = PerCpuArray::new();
 #[btf_map]
 pub static REASONS: PerCpuArray<u64, { REASONS_MAX as usize }> = PerCpuArray::new();
 #[btf_map]

@@ -12,7 +12,7 @@ use aya_log_ebpf::{
     macro_support::{Level, level_enabled},
 };
 use enforcer_ebpf::{
-    event::{EVENTS_PER_WINDOW, Event, WINDOW_BITS},
+    event::{EVENTS_PER_WINDOW, Event, EventBudget, RESETS_PER_WINDOW, WINDOW_BITS},
     judge::cell_to_pod,
     maps::hits_index,
     reason::Reason,
@@ -21,7 +21,7 @@ use enforcer_ebpf::{
 
 use super::{
     frame::place,
-    maps::{EVENT_BUDGET, EVENTS, HITS, REASONS},
+    maps::{EVENT_BUDGET, EVENTS, HITS, REASONS, RESET_BUDGET},
     run::Run,
     table::Table,
 };
@@ -29,7 +29,7 @@ use super::{
 /// Counts a verdict and, where it is news, tells of it. `hook` is the number of a `Hook`.
 #[inline(always)]
 pub fn report(run: &Run, interface: u32, hook: u32) {
-    let judgement = &run.judgement;
+    let judgement = &run.finding.judgement;
     count(judgement.reason);
     if judgement.masqueraded {
         count(Reason::MasqueradedSource);
@@ -45,7 +45,7 @@ pub fn report(run: &Run, interface: u32, hook: u32) {
 /// there is a shadow table. Nothing but counters and events comes of it.
 #[inline(always)]
 pub fn shadow(skb: *mut __sk_buff, run: &mut Run) {
-    if run.judgement.cell == Cell::NOTHING || !run.packet.opens() {
+    if run.finding.judgement.cell == Cell::NOTHING || !run.packet.opens() {
         return;
     }
     let slot = Table::shadow_slot();
@@ -62,11 +62,11 @@ pub extern "C" fn ask_shadow(skb: *mut __sk_buff, run: *mut Run, slot: u32) -> u
     let Some(run) = (unsafe { run.as_mut() }) else {
         return 0;
     };
-    let table = Table::in_slot(slot);
+    let table = Table::in_slot(slot).on_behalf_of(run);
     let Some(cell) = cell_to_pod(&run.packet, &table, &place(&TcContext::new(skb))) else {
         return 0;
     };
-    let disagrees = cell.verdict() as u8 != run.judgement.cell.verdict() as u8;
+    let disagrees = cell.verdict() as u8 != run.finding.judgement.cell.verdict() as u8;
     if let Some(hits) = HITS.get_ptr_mut(hits_index(slot, cell.record())) {
         // SAFETY: the value is this CPU's own.
         unsafe {
@@ -100,8 +100,8 @@ pub extern "C" fn tell(run: *const Run, interface: u32, hook: u32) -> u32 {
         "hook {} interface {} reason {} cell {}",
         hook,
         interface,
-        run.judgement.reason as u8,
-        run.judgement.cell.0
+        run.finding.judgement.reason as u8,
+        run.finding.judgement.cell.0
     );
     0
 }
@@ -117,7 +117,7 @@ pub fn count(reason: Reason) {
 
 #[inline(always)]
 fn hit(run: &Run) {
-    let record = run.judgement.cell.record();
+    let record = run.finding.judgement.cell.record();
     if record == 0 {
         return;
     }
@@ -132,10 +132,10 @@ fn hit(run: &Run) {
 
 #[inline(always)]
 fn send(hook: u8, run: &Run, interface: u32) {
-    let (packet, judgement) = (&run.packet, &run.judgement);
+    let (packet, judgement) = (&run.packet, &run.finding.judgement);
     // SAFETY: a plain helper call.
     let now = unsafe { bpf_ktime_get_boot_ns() };
-    if !within_budget(now) {
+    if !within_budget(EVENT_BUDGET.get_ptr_mut(0), now, EVENTS_PER_WINDOW) {
         return count(Reason::EventDropped);
     }
     let Some(mut entry) = EVENTS.reserve(0) else {
@@ -162,9 +162,17 @@ fn send(hook: u8, run: &Run, interface: u32) {
     entry.submit(0);
 }
 
+/// Whether this CPU may send one more reset.
 #[inline(always)]
-fn within_budget(now: u64) -> bool {
-    let Some(budget) = EVENT_BUDGET.get_ptr_mut(0) else {
+pub fn may_reset() -> bool {
+    // SAFETY: a plain helper call.
+    let now = unsafe { bpf_ktime_get_boot_ns() };
+    within_budget(RESET_BUDGET.get_ptr_mut(0), now, RESETS_PER_WINDOW)
+}
+
+#[inline(always)]
+fn within_budget(budget: Option<*mut EventBudget>, now: u64, most: u64) -> bool {
+    let Some(budget) = budget else {
         return false;
     };
     let window = now >> WINDOW_BITS;
@@ -175,6 +183,6 @@ fn within_budget(now: u64) -> bool {
             (*budget).sent = 0;
         }
         (*budget).sent += 1;
-        (*budget).sent <= EVENTS_PER_WINDOW
+        (*budget).sent <= most
     }
 }

@@ -1,27 +1,34 @@
-//! One run of a program, as three functions that the verifier checks each by itself.
+//! One run of a program, as functions that the verifier checks each by itself.
 //!
 //! Checked as one, the ways through parsing, judging and reporting would multiply; as global
 //! functions they add up, and each starts from one state: memory of which nothing is known.
 #![expect(unsafe_code, reason = "global functions take pointers")]
 
-use core::{mem::MaybeUninit, ptr::null_mut};
+use core::{
+    mem::MaybeUninit,
+    ptr::{null_mut, read_volatile},
+};
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use enforcer_ebpf::{
-    judge::{Judgement, judge_from_l7, judge_from_pod, judge_to_pod},
-    packet::{Packet, parse},
+    event::Hook,
+    judge::{Finding, conclude, find_from_pod, find_other, find_to_pod, judge_from_l7},
+    packet::{Packet, Rest, parse_extended, parse_first, parse_icmp},
+    words::{Words as _, header},
 };
 
 use super::{
     flows::KernelFlows,
-    frame::{Skb, place},
+    frame::{Far, Skb, place},
     table::Table,
 };
 
 /// What the parts of a run hand on.
 pub struct Run {
     pub packet: Packet,
-    pub judgement: Judgement,
+    /// What of it is still to be read.
+    pub rest: Rest,
+    pub finding: Finding,
     /// Slot of the table that judged.
     pub slot: u32,
     /// Worth an event.
@@ -29,6 +36,9 @@ pub struct Run {
     /// Activation and cell of the shadow table where it disagrees; otherwise 0.
     pub shadow_epoch: u32,
     pub shadow_cell: u32,
+    /// 0. Read from memory of which the verifier knows nothing, it makes what it is combined with just
+    /// as unknown; so paths that differ in nothing but a constant become one.
+    blank: u32,
 }
 
 /// Memory for a run, in units of eight bytes.
@@ -44,6 +54,13 @@ impl Memory {
 }
 
 impl Run {
+    /// See the field.
+    #[inline(always)]
+    pub fn blank(&self) -> u32 {
+        // SAFETY: a field of ours; volatile, so that the compiler does not know it either.
+        unsafe { read_volatile(&raw const self.blank) }
+    }
+
     /// A run that knows nothing yet.
     // VERIFIER: every byte handed to a global function must have been written, so the compiler, who
     // can see that the callees overwrite them, must keep the stores: they are volatile. Written as
@@ -72,11 +89,41 @@ pub extern "C" fn read_frame(skb: *mut __sk_buff, run: *mut Run) -> u32 {
     let Some(run) = (unsafe { run.as_mut() }) else {
         return 0;
     };
-    run.packet = parse(&Skb::new(&TcContext::new(skb)));
+    let ctx = TcContext::new(skb);
+    let frame = Skb::new(&ctx, run);
+    run.rest = parse_first(&frame, &mut run.packet);
     0
 }
 
-/// Judges the packet as one towards a pod.
+/// Parses what follows the IPv6 header, where that is an extension header.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_extended(skb: *mut __sk_buff, run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let ctx = TcContext::new(skb);
+    let frame = Far::new(&ctx, run);
+    run.rest = parse_extended(&frame, &mut run.packet, run.rest);
+    0
+}
+
+/// Parses an ICMP message.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_icmp(skb: *mut __sk_buff, run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let ctx = TcContext::new(skb);
+    let frame = Far::new(&ctx, run);
+    parse_icmp(&frame, &mut run.packet, run.rest);
+    0
+}
+
+/// Finds the verdict for TCP towards a pod.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn decide_to_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
@@ -84,15 +131,14 @@ pub extern "C" fn decide_to_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
     let Some(run) = (unsafe { run.as_mut() }) else {
         return 0;
     };
-    let ctx = TcContext::new(skb);
-    let table = Table::active();
+    let table = Table::of_run(run);
     run.slot = table.slot;
-    run.judgement = judge_to_pod(&run.packet, &table, &KernelFlows::new(skb), &place(&ctx));
-    run.news = run.judgement.is_news(&table, run.packet.opens());
+    let place = place(&TcContext::new(skb));
+    run.finding = find_to_pod(&run.packet, &table, &KernelFlows::new(skb), &place);
     0
 }
 
-/// Judges the packet as one from a pod.
+/// Finds the verdict for TCP from a pod.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn decide_from_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
@@ -100,11 +146,58 @@ pub extern "C" fn decide_from_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
     let Some(run) = (unsafe { run.as_mut() }) else {
         return 0;
     };
-    let ctx = TcContext::new(skb);
-    let table = Table::active();
+    let table = Table::of_run(run);
     run.slot = table.slot;
-    run.judgement = judge_from_pod(&run.packet, &table, &KernelFlows::new(skb), &place(&ctx));
-    run.news = run.judgement.is_news(&table, run.packet.opens());
+    let place = place(&TcContext::new(skb));
+    run.finding = find_from_pod(&run.packet, &table, &KernelFlows::new(skb), &place);
+    0
+}
+
+/// Finds the verdict for what is not TCP, towards a pod.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn decide_other_to_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let table = Table::of_run(run);
+    run.slot = table.slot;
+    let place = place(&TcContext::new(skb));
+    let flows = KernelFlows::new(skb);
+    run.finding = find_other(&run.packet, &table, &flows, &place, Hook::ToPod);
+    0
+}
+
+/// Finds the verdict for what is not TCP, away from a pod.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn decide_other_from_pod(skb: *mut __sk_buff, run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let table = Table::of_run(run);
+    run.slot = table.slot;
+    let place = place(&TcContext::new(skb));
+    let flows = KernelFlows::new(skb);
+    run.finding = find_other(&run.packet, &table, &flows, &place, Hook::FromPod);
+    0
+}
+
+/// Concludes what was found. `hook` is the number of a `Hook`.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn conclude_run(skb: *mut __sk_buff, run: *mut Run, hook: u32) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let place = place(&TcContext::new(skb));
+    let flows = KernelFlows::new(skb);
+    let judgement = conclude(run.finding, &run.packet, &flows, &place, hook_of(hook));
+    run.finding.judgement = judgement;
+    run.news = judgement.is_news(run.finding.options, run.packet.opens());
     0
 }
 
@@ -117,9 +210,19 @@ pub extern "C" fn decide_from_l7(run: *mut Run) -> u32 {
         return 0;
     };
     // Nothing that is decided here asks a socket.
-    let table = Table::active();
+    let table = Table::of_run(run);
     run.slot = table.slot;
-    run.judgement = judge_from_l7(&run.packet, &table, &KernelFlows::new(null_mut()));
-    run.news = run.judgement.is_news(&table, run.packet.opens());
+    let judgement = judge_from_l7(&run.packet, &table, &KernelFlows::new(null_mut()));
+    run.news = judgement.is_news(table.at(header::OPTIONS), run.packet.opens());
+    run.finding.judgement = judgement;
     0
+}
+
+#[inline(always)]
+fn hook_of(number: u32) -> Hook {
+    if number == Hook::ToPod as u32 {
+        Hook::ToPod
+    } else {
+        Hook::FromPod
+    }
 }

@@ -20,6 +20,7 @@ use enforcer_ebpf::{
 use super::{
     globals::CAPACITY,
     maps::{ACTIVE, TABLES},
+    run::Run,
 };
 
 /// One table. Which one is read once for each run, so that no packet is judged by a mixture.
@@ -29,9 +30,26 @@ pub struct Table {
     capacity: u32,
     /// Slot of the table.
     pub slot: u32,
+    /// 0, which the verifier need not know.
+    blank: u32,
 }
 
 impl Table {
+    /// The table that judges now, on behalf of a run.
+    #[inline(always)]
+    pub fn of_run(run: &Run) -> Self {
+        Self::active().on_behalf_of(run)
+    }
+
+    /// The same, for a run: see [`Run::blank`].
+    #[inline(always)]
+    pub fn on_behalf_of(self, run: &Run) -> Self {
+        Self {
+            blank: run.blank(),
+            ..self
+        }
+    }
+
     /// The table that judges now.
     #[inline(always)]
     pub fn active() -> Self {
@@ -63,11 +81,13 @@ impl Table {
                 words: words.cast_const().cast(),
                 capacity: CAPACITY.load(),
                 slot,
+                blank: 0,
             },
             None => Self {
                 words: null(),
                 capacity: 0,
                 slot,
+                blank: 0,
             },
         }
     }
@@ -97,6 +117,16 @@ impl Words for Table {
             );
         }
         (word & 0xffff_ffff) as u32
+    }
+
+    #[inline(always)]
+    fn within(&self, index: u32, count: u32) -> bool {
+        self.capacity >= count && index <= self.capacity - count
+    }
+
+    #[inline(always)]
+    fn opaque(&self, number: u32) -> u32 {
+        number ^ self.blank
     }
 
     #[inline(always)]

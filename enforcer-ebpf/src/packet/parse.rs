@@ -1,6 +1,8 @@
 //! Reads the headers one after the other. What it reads through is in the parent.
 
-use super::{EXTENSIONS_MAX, Frame, Kind, MAPPED, NEAR_BYTES, Packet, Part, flag, protocol};
+use super::{
+    EXTENSIONS_MAX, Frame, Kind, MAPPED, NEAR_BYTES, Packet, Part, Rest, Unread, flag, protocol,
+};
 use crate::reason::Reason;
 
 const ETHERNET: usize = 14;
@@ -8,6 +10,7 @@ const VLAN_TAG: usize = 4;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const TCP: usize = 20;
+const PORTS: usize = 4;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
@@ -16,43 +19,56 @@ const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
 
 const _: () = assert!(NEAR_BYTES as usize == ETHERNET + IPV6 + TCP);
 
-/// Reads a frame. [`Packet::reject`] may become [`Reason::Malformed`], [`Reason::BadFlags`],
-/// [`Reason::BadExtension`] or [`Reason::BadFragment`].
+/// Reads a frame into `packet`, up to what is left for later.
 #[inline(always)]
-pub fn parse<F: Frame + ?Sized>(frame: &F) -> Packet {
-    match ethernet(frame) {
-        Ok(packet) => packet,
-        Err(reason) => Packet {
-            reject: Some(reason),
-            ..Packet::NOTHING
-        },
+pub fn parse_first<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Rest {
+    match ethernet(frame, packet) {
+        Ok(rest) => rest,
+        Err(reason) => {
+            *packet = rejected(reason);
+            Rest::NOTHING
+        }
     }
 }
 
 #[inline(always)]
-fn ethernet<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
+fn rejected(reason: Reason) -> Packet {
+    Packet {
+        reject: Some(reason),
+        ..Packet::NOTHING
+    }
+}
+
+#[inline(always)]
+fn ethernet<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Rest, Reason> {
     match u16::from_be_bytes(frame.near(ETHERNET - 2).ok_or(Reason::Malformed)?) {
         ETHERTYPE_IPV4 => {
             let header = frame.near(ETHERNET).ok_or(Reason::Malformed)?;
-            ipv4(frame, ETHERNET, &header)
+            ipv4(frame, packet, ETHERNET, &header)
         }
         ETHERTYPE_IPV6 => {
             let header = frame.near(ETHERNET).ok_or(Reason::Malformed)?;
-            ipv6(frame, ETHERNET, &header)
+            ipv6(frame, packet, ETHERNET, &header)
         }
-        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => tagged(frame),
-        ETHERTYPE_ARP => Ok(Packet {
-            kind: Kind::Arp,
-            ..Packet::NOTHING
-        }),
-        _ => Ok(Packet::NOTHING),
+        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => tagged(frame, packet),
+        ETHERTYPE_ARP => {
+            *packet = Packet {
+                kind: Kind::Arp,
+                ..Packet::NOTHING
+            };
+            Ok(Rest::NOTHING)
+        }
+        _ => {
+            *packet = Packet::NOTHING;
+            Ok(Rest::NOTHING)
+        }
     }
 }
 
 /// One or two VLAN tags within the frame; a third is nothing that a pod can receive.
 // VERIFIER: kept apart, so that the fast path has constant offsets only.
 #[inline(always)]
-fn tagged<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
+fn tagged<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Rest, Reason> {
     let mut at = ETHERNET + VLAN_TAG;
     let mut ethertype = u16::from_be_bytes(frame.far(at - 2).ok_or(Reason::Malformed)?);
     if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
@@ -62,23 +78,34 @@ fn tagged<F: Frame + ?Sized>(frame: &F) -> Result<Packet, Reason> {
     match ethertype {
         ETHERTYPE_IPV4 => {
             let header = frame.far(at).ok_or(Reason::Malformed)?;
-            ipv4(frame, at, &header)
+            ipv4(frame, packet, at, &header)
         }
         ETHERTYPE_IPV6 => {
             let header = frame.far(at).ok_or(Reason::Malformed)?;
-            ipv6(frame, at, &header)
+            ipv6(frame, packet, at, &header)
         }
         ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => Err(Reason::Malformed),
-        ETHERTYPE_ARP => Ok(Packet {
-            kind: Kind::Arp,
-            ..Packet::NOTHING
-        }),
-        _ => Ok(Packet::NOTHING),
+        ETHERTYPE_ARP => {
+            *packet = Packet {
+                kind: Kind::Arp,
+                ..Packet::NOTHING
+            };
+            Ok(Rest::NOTHING)
+        }
+        _ => {
+            *packet = Packet::NOTHING;
+            Ok(Rest::NOTHING)
+        }
     }
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(frame: &F, base: usize, header: &[u8; IPV4]) -> Result<Packet, Reason> {
+fn ipv4<F: Frame + ?Sized>(
+    frame: &F,
+    packet: &mut Packet,
+    base: usize,
+    header: &[u8; IPV4],
+) -> Result<Rest, Reason> {
     let header_length = usize::from(header[0] & 15) * 4;
     if header[0] >> 4 != 4 || header_length < IPV4 {
         return Err(Reason::Malformed);
@@ -88,7 +115,7 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, base: usize, header: &[u8; IPV4]) -> Resul
     let fragment = be16(header[6], header[7]);
     let offset = usize::from(fragment & 0x1fff) * 8;
     let more = fragment & 0x2000 != 0;
-    let mut packet = Packet {
+    *packet = Packet {
         kind: Kind::Datagram,
         part: part(offset, more),
         protocol: header[9],
@@ -97,35 +124,42 @@ fn ipv4<F: Frame + ?Sized>(frame: &F, base: usize, header: &[u8; IPV4]) -> Resul
         destination: [0, 0, MAPPED, be32(header, 16)],
         ..Packet::NOTHING
     };
-    if base + header_length > end {
+    let at = base + header_length;
+    if at > end {
         return Err(Reason::Malformed);
     }
     if packet.protocol != protocol::TCP {
-        return Ok(packet);
+        return Ok(other(frame, packet, at, end));
     }
     packet.kind = Kind::Tcp;
     if packet.part == Part::Later {
-        return later(packet, offset);
+        later(offset)?;
+        return Ok(Rest::NOTHING);
     }
     // VERIFIER: without options the offset is a constant in the common, untagged case.
-    let at = base + header_length;
     let segment = if header_length == IPV4 && base == ETHERNET {
         frame.near(ETHERNET + IPV4)
     } else {
         frame.far(at)
     };
-    tcp(packet, segment, at, end)
+    tcp(packet, segment, at, end)?;
+    Ok(Rest::NOTHING)
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(frame: &F, base: usize, header: &[u8; IPV6]) -> Result<Packet, Reason> {
+fn ipv6<F: Frame + ?Sized>(
+    frame: &F,
+    packet: &mut Packet,
+    base: usize,
+    header: &[u8; IPV6],
+) -> Result<Rest, Reason> {
     if header[0] >> 4 != 6 {
         return Err(Reason::Malformed);
     }
     let payload = usize::from(be16(header[4], header[5]));
     let total = if payload == 0 { 0 } else { payload + IPV6 };
     let end = end_of(frame, base, total)?;
-    let mut packet = Packet {
+    *packet = Packet {
         kind: Kind::Datagram,
         v6: true,
         protocol: header[6],
@@ -146,25 +180,75 @@ fn ipv6<F: Frame + ?Sized>(frame: &F, base: usize, header: &[u8; IPV6]) -> Resul
         } else {
             frame.far(at)
         };
-        return tcp(packet, segment, at, end);
+        tcp(packet, segment, at, end)?;
+        return Ok(Rest::NOTHING);
     }
+    let at = base + IPV6;
     if !is_extension(packet.protocol) {
-        return Ok(packet);
+        return Ok(other(frame, packet, at, end));
     }
-    extended(frame, packet, base + IPV6, end)
+    Ok(Rest {
+        what: Unread::Extended,
+        at: narrow(at),
+        end: narrow(end),
+    })
+}
+
+/// Offsets are those of a frame, which is shorter than 2^32 bytes.
+#[inline(always)]
+fn narrow(offset: usize) -> u32 {
+    (offset & 0xffff_ffff) as u32
+}
+
+/// What is neither TCP nor preceded by extension headers.
+#[inline(always)]
+fn other<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, at: usize, end: usize) -> Rest {
+    let icmp = if packet.v6 {
+        protocol::ICMPV6
+    } else {
+        protocol::ICMP
+    };
+    if packet.part == Part::Later {
+        return Rest::NOTHING;
+    }
+    if packet.protocol == icmp {
+        return Rest {
+            what: Unread::Icmp,
+            at: narrow(at),
+            end: narrow(end),
+        };
+    }
+    if frame.wants_ports()
+        && protocol::has_ports(packet.protocol)
+        && at + PORTS <= end
+        && let Some(ports) = frame.far::<PORTS>(at)
+    {
+        packet.source_port = be16(ports[0], ports[1]);
+        packet.destination_port = be16(ports[2], ports[3]);
+    }
+    Rest::NOTHING
 }
 
 /// Walks the extension headers of an IPv6 packet.
 #[inline(always)]
-fn extended<F: Frame + ?Sized>(
-    frame: &F,
-    mut packet: Packet,
-    first: usize,
-    end: usize,
-) -> Result<Packet, Reason> {
-    let mut at = first;
+pub fn parse_extended<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, rest: Rest) -> Rest {
+    match extended(frame, packet, rest) {
+        Ok(rest) => rest,
+        Err(reason) => {
+            *packet = rejected(reason);
+            Rest::NOTHING
+        }
+    }
+}
+
+#[inline(always)]
+fn extended<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, rest: Rest) -> Result<Rest, Reason> {
+    let end = rest.end as usize;
+    let mut at = rest.at as usize;
     let mut step = 0;
     while step < EXTENSIONS_MAX {
+        // VERIFIER: so that the ways through one header do not multiply with those through the next.
+        at = frame.opaque(narrow(at)) as usize;
         let header: [u8; 8] = frame.far(at).ok_or(Reason::Malformed)?;
         if at + header.len() > end {
             return Err(Reason::Malformed);
@@ -184,9 +268,9 @@ fn extended<F: Frame + ?Sized>(
                     // What follows an extension header in the first fragment may be TCP.
                     if header[0] == protocol::TCP || is_extension(header[0]) {
                         packet.kind = Kind::Tcp;
-                        return later(packet, offset);
+                        later(offset)?;
                     }
-                    return Ok(packet);
+                    return Ok(Rest::NOTHING);
                 }
                 8
             }
@@ -201,10 +285,11 @@ fn extended<F: Frame + ?Sized>(
         }
         if packet.protocol == protocol::TCP {
             packet.kind = Kind::Tcp;
-            return tcp(packet, frame.far(at), at, end);
+            tcp(packet, frame.far(at), at, end)?;
+            return Ok(Rest::NOTHING);
         }
         if !is_extension(packet.protocol) {
-            return Ok(packet);
+            return Ok(other(frame, packet, at, end));
         }
         step += 1;
     }
@@ -213,20 +298,20 @@ fn extended<F: Frame + ?Sized>(
 
 /// A later fragment that reaches into the first one's TCP header could change what was judged.
 #[inline(always)]
-fn later(packet: Packet, offset: usize) -> Result<Packet, Reason> {
+fn later(offset: usize) -> Result<(), Reason> {
     if offset < TCP {
         return Err(Reason::BadFragment);
     }
-    Ok(packet)
+    Ok(())
 }
 
 #[inline(always)]
 fn tcp(
-    mut packet: Packet,
+    packet: &mut Packet,
     segment: Option<[u8; TCP]>,
     at: usize,
     end: usize,
-) -> Result<Packet, Reason> {
+) -> Result<(), Reason> {
     let short = match packet.part {
         Part::First => Reason::BadFragment,
         _ => Reason::Malformed,
@@ -247,7 +332,7 @@ fn tcp(
     if packet.flags == 0 || (opening && packet.flags & (flag::FIN | flag::RST) != 0) {
         return Err(Reason::BadFlags);
     }
-    Ok(packet)
+    Ok(())
 }
 
 /// Where the IP packet ends within the frame: `total` bytes after `base`. Length 0 stands for a
@@ -290,22 +375,22 @@ fn is_extension(number: u8) -> bool {
 }
 
 #[inline(always)]
-fn mapped(address: &[u32; 4]) -> bool {
+pub(super) fn mapped(address: &[u32; 4]) -> bool {
     address[0] == 0 && address[1] == 0 && address[2] == MAPPED
 }
 
 #[inline(always)]
-fn be16(high: u8, low: u8) -> u16 {
+pub(super) fn be16(high: u8, low: u8) -> u16 {
     u16::from_be_bytes([high, low])
 }
 
 #[inline(always)]
-fn be32<const N: usize>(header: &[u8; N], at: usize) -> u32 {
+pub(super) fn be32<const N: usize>(header: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
 }
 
 #[inline(always)]
-fn be128<const N: usize>(header: &[u8; N], at: usize) -> [u32; 4] {
+pub(super) fn be128<const N: usize>(header: &[u8; N], at: usize) -> [u32; 4] {
     [
         be32(header, at),
         be32(header, at + 4),

@@ -308,21 +308,6 @@ fn a_table_of_another_version_is_not_read() {
 }
 
 #[test]
-fn datagrams_pass_unless_they_are_to_be_enforced() {
-    let mut world = World::new();
-    let datagram = Frame::udp((ip(REMOTE), 53), (ip(SERVER), DENIED));
-    let pass = (Action::Pass, Reason::NonTcp);
-    assert_eq!(told(world.judge(Hook::ToPod, &datagram)), pass);
-    world.table.options = options::NON_TCP_ENFORCE;
-    let refused = (Action::Drop, Reason::Denied);
-    assert_eq!(
-        told(world.judge(Hook::ToPod, &datagram)),
-        refused,
-        "there is no memory of them yet"
-    );
-}
-
-#[test]
 fn a_remote_pod_is_believed_by_a_trusted_uplink_alone_where_that_is_asked_for() {
     let mut world = World::new();
     let refused = (Action::Drop, Reason::UntrustedPath);

@@ -17,6 +17,7 @@ mod takeover;
 
 use std::{
     collections::BTreeMap,
+    net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Instant,
@@ -24,6 +25,7 @@ use std::{
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use enforcer_ebpf::{
+    flow::FlowKey,
     reason::Reason,
     words::{Words as _, header},
 };
@@ -39,10 +41,15 @@ pub use status::{PodStatus, Status};
 use crate::{
     apply::{self, ApplyError, Before, Generation, Settings},
     attach::AttachError,
-    flows::{FlowsError, OutFlows, Owner},
+    flows::{
+        FlowsError, OutFlows, Owner, address_of,
+        datagrams::DatagramFlows,
+        denied::{self, Exempt},
+    },
     inventory::{Inventory, LocalPod, PodName},
     object::ObjectError,
     pins::PinsError,
+    proxy::Flow,
     proxy_host::Watched,
     report::{
         Kind, Reporter,
@@ -77,6 +84,10 @@ struct State {
     tables: Tables,
     counters: Counters,
     out: OutFlows,
+    datagrams: DatagramFlows,
+    exempt: Exempt,
+    /// Activation whose denials have been carried over to the pods' sockets.
+    ended_epoch: u32,
     inventory: Inventory,
     shadow: Option<shadow::Shadow>,
     keeper: Keeper,
@@ -143,6 +154,7 @@ impl Agent {
     /// Blocks while the kernel is asked for sockets.
     pub fn clean(&self) -> Result<usize, OrderError> {
         let state = &mut *self.state();
+        self.end_denied(state);
         if let Some(active) = &*self.active.load() {
             let busy = self.proxy.get().map(Watched::slots).unwrap_or_default();
             proxied::clear(&state.tables, active, &busy);
@@ -151,7 +163,7 @@ impl Agent {
         let owners = owners(&state.inventory, &slots);
         let cleaned = state.out.clean(&owners);
         self.keep_requests(state);
-        Ok(cleaned?)
+        Ok(cleaned? + state.datagrams.clean()?)
     }
 
     /// Keeps what only this process knows. To be called before it ends.
@@ -183,6 +195,47 @@ impl Agent {
         self.count_requests(state);
         if state.counters.sums() != state.kept.hits {
             state.keep();
+        }
+    }
+
+    /// Ends the pods' side of connections that the table has ceased to allow, once for each table.
+    fn end_denied(&self, state: &mut State) {
+        let active = self.active.load();
+        let Some(active) = active.as_ref().filter(|a| a.epoch != state.ended_epoch) else {
+            return;
+        };
+        // Nobody is to be told.
+        if self.settings.audit || self.settings.refuse_drop {
+            return;
+        }
+        let slots = Before::of(&state.tables).slots(&state.inventory);
+        let (mut ended, mut later) = (0, false);
+        for owner in owners(&state.inventory, &slots) {
+            if state.tables.is_unhindered(owner.slot) {
+                later = true;
+                continue;
+            }
+            let denied = |key: &FlowKey| {
+                let flow = Flow {
+                    pod: SocketAddr::new(address_of(&key.pod), key.pod_port),
+                    remote: SocketAddr::new(address_of(&key.remote), key.remote_port),
+                };
+                active.rules.surely_denies(flow) && !state.out.has(key) && !state.exempt.has(key)
+            };
+            match denied::end(&owner, denied) {
+                Ok(count) => ended += count,
+                Err(error) => tracing::warn!(
+                    error = crate::chain(&error),
+                    slot = owner.slot,
+                    "the pod's side of connections that are denied by now stays open"
+                ),
+            }
+        }
+        if !later {
+            state.ended_epoch = active.epoch;
+        }
+        if ended != 0 {
+            tracing::info!(ended, "connections that are denied by now");
         }
     }
 

@@ -33,7 +33,7 @@ pub use pauses::{seconds_since_boot, until};
 
 use crate::{
     attach::HookAt,
-    inventory::{Enrolment, Inventory, PodName},
+    inventory::{Enrolment, Inventory, LocalPod, PodName},
     proxy::rules::Rules,
     table::{Staged, TableError},
 };
@@ -56,6 +56,8 @@ pub struct Settings {
     pub enrolled_namespaces: Vec<NamespaceSelector>,
     /// Of those, namespaces whose pods are guarded, and not policed.
     pub excluded_namespaces: Vec<NamespaceSelector>,
+    /// Datagrams are judged, too.
+    pub non_tcp: bool,
     /// Names of the interfaces whose packets may speak for pods of other nodes; empty: all.
     pub trusted_uplinks: Vec<String>,
 }
@@ -64,7 +66,10 @@ impl Settings {
     /// What the programs are to be loaded for: bits of [`features`].
     pub fn features(&self) -> u32 {
         let mut bits = 0;
-        for (set, bit) in [(!self.trusted_uplinks.is_empty(), features::UPLINKS)] {
+        for (set, bit) in [
+            (!self.trusted_uplinks.is_empty(), features::UPLINKS),
+            (self.non_tcp, features::NON_TCP),
+        ] {
             if set {
                 bits |= bit;
             }
@@ -308,7 +313,7 @@ fn view(
             .map(|pod| {
                 (
                     pod.name.clone(),
-                    pod.interfaces.iter().map(interface).collect(),
+                    pod.interfaces.iter().map(|i| interface(pod, i)).collect(),
                 )
             })
             .collect(),
@@ -356,11 +361,13 @@ impl Words for Kept {
     }
 }
 
-fn interface(interface: &crate::inventory::Interface) -> link::Interface {
+fn interface(pod_: &LocalPod, interface: &crate::inventory::Interface) -> link::Interface {
     link::Interface {
         ifindex: interface.link.index,
         bridge: interface.bridge,
         netns_id: match interface.hook {
+            // A socket that is not found may be alive all the same.
+            _ if pod_.hides_sockets => 0,
             HookAt::Pod => pod::NETNS_OWN,
             HookAt::Host => interface
                 .netns_id

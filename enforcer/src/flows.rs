@@ -5,6 +5,8 @@
 //! that were there before are found once, in the pod's own socket table, when its interface is
 //! first attached; later nothing is ever guessed from a socket.
 
+pub mod datagrams;
+pub mod denied;
 mod sockets;
 
 use std::{
@@ -86,6 +88,15 @@ impl OutFlows {
         })
     }
 
+    /// Whether a pod has opened the connection.
+    pub fn has(&self, key: &FlowKey) -> bool {
+        // What cannot be looked up may be there.
+        !matches!(
+            self.entries.get(&Plain(*key), 0),
+            Err(MapError::KeyNotFound)
+        )
+    }
+
     /// Entries of a slot.
     pub fn count(&self, slot: u32) -> u64 {
         self.count.load(slot)
@@ -158,6 +169,18 @@ impl OutFlows {
         Ok(forgotten)
     }
 
+    /// From which age on entries go of a pod that cannot be asked: after a day, and sooner where the
+    /// oldest would take the places of new ones.
+    fn surplus(&self, unknown: bool, entries: &[(FlowKey, u32)]) -> u32 {
+        let most = OUT_PER_POD_MAX as usize / 4 * 3;
+        if !unknown || entries.len() <= most {
+            return UNKNOWN_OWNER_SECONDS_MAX;
+        }
+        let mut ages: Vec<u32> = entries.iter().map(|(_, age)| *age).collect();
+        ages.sort_unstable();
+        ages[most].clamp(YOUNG, UNKNOWN_OWNER_SECONDS_MAX)
+    }
+
     /// The entries of each slot with their age, and whether that is all of them.
     fn by_slot(&self, now: u32) -> (BTreeMap<u32, Vec<(FlowKey, u32)>>, bool) {
         let mut by_slot: BTreeMap<u32, Vec<(FlowKey, u32)>> = BTreeMap::new();
@@ -192,23 +215,22 @@ impl OutFlows {
     ) -> Result<usize, FlowsError> {
         let live: Option<BTreeSet<[u8; 36]>> = match pod.and_then(|pod| pod.netns) {
             Some(netns) => {
-                let sockets = netns.enter(tcp_sockets)??;
-                Some(
-                    sockets
-                        .iter()
-                        .filter(|s| s.is_live())
-                        .map(|s| order(&s.key))
-                        .collect(),
-                )
+                let (forwards, sockets) = netns.enter(|| (forwards(), tcp_sockets()))?;
+                let sockets = sockets?;
+                let live = sockets.iter().filter(|s| s.is_live());
+                let live = live.map(|s| order(&s.key)).collect();
+                // What lives in a namespace behind the pod's has its sockets there.
+                (!forwards).then_some(live)
             }
             None => None,
         };
+        let oldest = self.surplus(live.is_none(), entries);
         let mut forgotten = 0;
         for (key, age) in entries {
             let keep = match (&live, pod) {
                 (_, None) => false,
                 (Some(live), _) => *age < YOUNG || live.contains(&order(key)),
-                (None, Some(_)) => *age < UNKNOWN_OWNER_SECONDS_MAX,
+                (None, Some(_)) => *age < oldest,
             };
             if keep {
                 continue;
@@ -232,6 +254,30 @@ impl OutFlows {
         }
         Ok(forgotten)
     }
+}
+
+/// Whether there may be namespaces behind the calling thread's, a pod's own containers for one: their
+/// connections leave under its addresses, and their sockets are not in its tables. A namespace that
+/// forwards, which every pod's may by the node's default, and has more than one way in.
+pub fn forwards() -> bool {
+    let on = |family| {
+        std::fs::read_to_string(format!("/proc/sys/net/{family}/conf/all/forwarding"))
+            .is_ok_and(|value| value.trim() != "0")
+    };
+    let devices = std::fs::read_to_string("/proc/thread-self/net/dev").unwrap_or_default();
+    (on("ipv4") || on("ipv6")) && used(&devices) > 1
+}
+
+/// Devices of `/proc/net/dev`, loopback aside, that have carried packets: the kernel gives each
+/// namespace some tunnels that nobody uses.
+fn used(devices: &str) -> usize {
+    let carried = |line: &str| {
+        let (name, counters) = line.split_once(':')?;
+        let counters: Vec<&str> = counters.split_whitespace().collect();
+        let packets = [counters.get(1)?, counters.get(9)?];
+        (name.trim() != "lo" && packets.iter().any(|packets| **packets != "0")).then_some(())
+    };
+    devices.lines().filter_map(carried).count()
 }
 
 /// How often OUT is cleaned.
@@ -280,6 +326,19 @@ fn already_exists(error: &MapError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_devices_that_have_carried_packets_count() {
+        let devices = "Inter-|   Receive                                                |  Transmit
+ face |bytes    packets errs drop fifo frame compressed multicast|bytes    packets errs drop fifo colls carrier compressed
+    lo:     100       2    0    0    0     0          0         0      100       2    0    0    0     0       0          0
+ tunl0:       0       0    0    0    0     0          0         0        0       0    0    0    0     0       0          0
+  eth0:    1000      10    0    0    0     0          0         0        0       0    0    0    0     0       0          0
+docker0:      0       0    0    0    0     0          0         0      500       5    0    0    0     0       0          0
+";
+        assert_eq!(used(devices), 2, "eth0 and docker0");
+        assert_eq!(used(""), 0);
+    }
 
     #[test]
     fn addresses_round_trip_in_both_families() {

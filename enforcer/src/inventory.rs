@@ -40,6 +40,10 @@ pub struct LocalPod {
     /// `None` when no process and no name leads to it.
     pub netns: Option<Netns>,
     pub enrolment: Enrolment,
+    /// It forwards for others: annotation `enforcer/gateway`.
+    pub gateway: bool,
+    /// Its namespace may have others behind it, whose sockets it does not know.
+    pub hides_sockets: bool,
 }
 
 /// Whether a pod that was found is to be policed, or only guarded against spoofing: other pods'
@@ -109,6 +113,10 @@ pub enum InventoryError {
         "pod `{pod}`: no interface of this node leads to its namespace `{netns}` (annotation enforcer/netns)"
     )]
     NotConnected { pod: String, netns: PathBuf },
+    #[error(
+        "pod `{pod}`: annotation enforcer/gateway is `{value}`, and can be \"true\" or \"false\""
+    )]
+    Gateway { pod: String, value: String },
     #[error("--interface {0}: this node has no such interface; it has {1}")]
     UnknownInterface(String, String),
     #[error(

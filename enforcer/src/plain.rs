@@ -1,7 +1,7 @@
 //! The kernel contract's types as aya wants them: plain bytes.
 
 use aya::Pod;
-use enforcer_ebpf::flow::{FlowKey, Hits, OutValue, ProxyValue};
+use enforcer_ebpf::flow::{DatagramKey, DatagramValue, FlowKey, Hits, OutValue, ProxyValue};
 
 /// A type of the kernel contract, in a map.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
@@ -16,9 +16,18 @@ macro_rules! plain {
     )+ };
 }
 
-plain!(FlowKey, OutValue, ProxyValue, Hits);
+plain!(
+    FlowKey,
+    OutValue,
+    ProxyValue,
+    Hits,
+    DatagramKey,
+    DatagramValue
+);
 
 const _: () = assert!(size_of::<FlowKey>() == 36);
 const _: () = assert!(size_of::<OutValue>() == 8);
 const _: () = assert!(size_of::<ProxyValue>() == 8);
 const _: () = assert!(size_of::<Hits>() == 16);
+const _: () = assert!(size_of::<DatagramKey>() == 40);
+const _: () = assert!(size_of::<DatagramValue>() == 8);

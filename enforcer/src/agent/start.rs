@@ -9,10 +9,11 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use aya::maps::{MapData, MapError, RingBuf};
+use aya::maps::{Map, MapData, MapError, RingBuf};
 use enforcer_ebpf::{
     maps::{
-        EVENTS, HITS, LISTENERS, MASQUERADED, OUT, OUT_COUNT, PROXY, REASONS, TABLES, UPSTREAM,
+        DATAGRAMS_COUNT, DATAGRAMS_OUT, EVENTS, HITS, LISTENERS, MASQUERADED, OUT, OUT_COUNT,
+        PROXY, REASONS, TABLES, UPSTREAM,
     },
     words::{Words as _, header},
 };
@@ -27,7 +28,7 @@ use crate::{
     attach::{Attach, AttachError, Attacher, Classifiers, others_programs},
     cni,
     control::{self, Bound, ControlError},
-    flows::{FlowsError, OutFlows},
+    flows::{FlowsError, OutFlows, datagrams::DatagramFlows, denied::Exempt},
     inventory::{self, Inventory, InventoryError, Wanted},
     netlink::{self, NetlinkError},
     netns::{Netns, NetnsError},
@@ -298,6 +299,15 @@ async fn bring_up(
             tables,
             counters,
             out: out_flows(&mut ebpf, pins)?,
+            datagrams: DatagramFlows::new(
+                take(&mut ebpf, DATAGRAMS_OUT)?,
+                &pinned(pins, DATAGRAMS_COUNT)?,
+            )?,
+            exempt: Exempt::new(
+                Map::HashMap(pinned(pins, UPSTREAM)?),
+                Map::LruHashMap(pinned(pins, MASQUERADED)?),
+            )?,
+            ended_epoch: 0,
             inventory: first.inventory,
             shadow: None,
             keeper,
@@ -363,11 +373,15 @@ async fn others_redirect() -> Result<bool, StartError> {
 }
 
 fn out_flows(ebpf: &mut aya::Ebpf, pins: &Pins) -> Result<OutFlows, StartError> {
-    let count = MapData::from_pin(pins.map(OUT_COUNT)).map_err(|source| ObjectError::Map {
-        name: OUT_COUNT,
+    Ok(OutFlows::new(take(ebpf, OUT)?, &pinned(pins, OUT_COUNT)?)?)
+}
+
+/// Another handle of a map that is pinned.
+fn pinned(pins: &Pins, name: &'static str) -> Result<MapData, ObjectError> {
+    MapData::from_pin(pins.map(name)).map_err(|source| ObjectError::Map {
+        name,
         source: Box::new(source),
-    })?;
-    Ok(OutFlows::new(take(ebpf, OUT)?, &count)?)
+    })
 }
 
 /// Before anything can be steered to it.

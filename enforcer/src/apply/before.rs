@@ -101,6 +101,9 @@ impl Before {
             if local.interfaces.iter().any(|i| i.switched) {
                 bits |= pod_flags::SWITCHED;
             }
+            if local.gateway {
+                bits |= pod_flags::GATEWAY;
+            }
             let slot = slots.get(&local.name);
             if let Some(before) = slot.and_then(|slot| self.pods.get(*slot as usize)) {
                 // Flows that began through the proxy stay there, whatever the new table says.
@@ -141,6 +144,8 @@ mod tests {
             }],
             netns: None,
             enrolment: Enrolment::Wanted,
+            gateway: false,
+            hides_sockets: false,
         });
         Inventory {
             pods: pods.collect(),

@@ -65,7 +65,9 @@ pub struct Run {
     /// What the node itself may reach: ports that probes declare, everything, or what policy allows
     #[arg(long, value_enum, env = "ENFORCER_HOST", default_value = "probes")]
     host: Host,
-    /// Datagrams: AuthorizationPolicy governs TCP only
+    /// What is not TCP: AuthorizationPolicy governs TCP only, and the rest passes; or it is judged by
+    /// source and port (UDP, SCTP) or by source (ICMP and the rest, as for a port that no rule names).
+    /// Answers to what a pod sends first pass, while no more than a minute goes by without a datagram
     #[arg(long, value_enum, env = "ENFORCER_NON_TCP", default_value = "pass")]
     non_tcp: NonTcp,
     /// Which verdicts `monitor` sees: refused and steered connections, or allowed ones too
@@ -175,11 +177,6 @@ impl Run {
     }
 
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        if self.non_tcp == NonTcp::Enforce {
-            return Err(
-                "--non-tcp=enforce is not supported yet: datagrams pass, TCP is enforced".into(),
-            );
-        }
         log_to_stderr(self.log_format, self.bpf_log);
         // Two threads: one may wait for a grace period while the other serves.
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -271,6 +268,7 @@ impl Run {
                 pod_cidrs: self.pod_cidr.clone(),
                 enrolled_namespaces: self.enroll_namespace.clone(),
                 excluded_namespaces: self.exclude_namespace.clone(),
+                non_tcp: self.non_tcp == NonTcp::Enforce,
                 trusted_uplinks: self.trusted_uplink.clone(),
             },
             bpffs: self.place.bpffs.clone(),

@@ -15,6 +15,7 @@ use rtnetlink::Handle;
 use super::{Enrolment, Interface, Inventory, InventoryError, LocalPod, Lost};
 use crate::{
     attach::HookAt,
+    flows::forwards,
     netlink::{self, Link, NetlinkError, request},
     netns::Netns,
     proxy_netns::{L7, REJ, is_own},
@@ -71,6 +72,8 @@ pub async fn find(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, Invent
                 }
             },
         };
+        found.gateway = is_gateway(pod)?;
+        found.hides_sockets = hides_sockets(found.netns.as_ref());
         if !wanted.names(&found) {
             found.enrolment = Enrolment::NotNamed;
         }
@@ -375,6 +378,25 @@ async fn addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetlinkError> {
         .collect())
 }
 
+/// What the annotation says; nothing is no.
+fn is_gateway(pod: &Pod) -> Result<bool, InventoryError> {
+    match pod.template.annotations.get("enforcer/gateway") {
+        None => Ok(false),
+        Some(value) if value == "true" => Ok(true),
+        Some(value) if value == "false" => Ok(false),
+        Some(value) => Err(InventoryError::Gateway {
+            pod: format!("{}/{}", pod.namespace, pod.name),
+            value: value.clone(),
+        }),
+    }
+}
+
+/// A namespace that forwards may have others behind it, whose sockets it does not know: whoever asks
+/// it must not take their connections for dead.
+fn hides_sockets(netns: Option<&Netns>) -> bool {
+    netns.is_some_and(|netns| netns.enter(forwards).unwrap_or(true))
+}
+
 /// Whether bridged frames pass the node's netfilter, and so its connection tracking.
 fn bridge_calls_netfilter() -> bool {
     fs::read_to_string("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -388,6 +410,8 @@ fn local(pod: &Pod, interfaces: Vec<Interface>, netns: Option<Netns>) -> LocalPo
         interfaces,
         netns,
         enrolment: Enrolment::Wanted,
+        gateway: false,
+        hides_sockets: false,
     }
 }
 

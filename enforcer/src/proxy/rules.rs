@@ -94,6 +94,17 @@ impl Rules {
         }
     }
 
+    /// Whether the kernel refuses a client of a policed pod, where the client's address tells. False
+    /// where it does not.
+    pub fn surely_denies(&self, flow: Flow) -> bool {
+        let remote = self.address(flow.remote.ip());
+        let told = !matches!(remote.holder(), Holder::Node | Holder::Unknown);
+        let scope = self.scope(flow.pod.ip());
+        let port = u32::from(flow.pod.port());
+        let cell = decide(&*self.words, scope, remote.class(), port);
+        told && scope != 0 && cell.verdict() == Verdict::Deny
+    }
+
     /// Activation of the table.
     pub fn epoch(&self) -> u32 {
         self.epoch

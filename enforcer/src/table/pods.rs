@@ -57,6 +57,14 @@ impl Tables {
         paused.then(|| memory.load(at + pod::PAUSED_UNTIL))
     }
 
+    /// Whether a pod, or every pod, is not to be hindered now, or was not a moment ago.
+    pub fn is_unhindered(&self, pod_slot: u32) -> bool {
+        let flags = self
+            .active_pod(pod_slot)
+            .map_or(0, |(memory, at)| memory.load(at + pod::FLAGS));
+        self.all_paused_until().is_some() || flags & (pod_flags::PAUSED | pod_flags::SEEDING) != 0
+    }
+
     /// Pauses every pod, as [`Tables::pause_pod`] does one; `None` ends that.
     pub fn pause_all(&self, until: Option<u32>) {
         let Some(memory) = self.active_memory() else {

@@ -52,8 +52,13 @@ pub(super) async fn watch(agent: Arc<Agent>) {
 pub(super) async fn clean(agent: Arc<Agent>) {
     let mut every = tokio::time::interval(CLEAN_EVERY);
     every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut changes = agent.changes.subscribe();
     loop {
-        every.tick().await;
+        tokio::select! {
+            _ = every.tick() => {}
+            // What a new table denies has sockets to be ended. The agent holds the sender.
+            Ok(()) = changes.changed() => {}
+        }
         let agent = agent.clone();
         match tokio::task::spawn_blocking(move || agent.clean()).await {
             Ok(Ok(0)) => {}

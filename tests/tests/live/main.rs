@@ -3,8 +3,10 @@
 mod attribution;
 mod changes;
 mod control;
+mod datagrams;
 mod devices;
 mod flows;
+mod holes;
 mod hooks;
 mod inventory;
 mod node;

@@ -7,6 +7,7 @@ pub mod flow_model;
 pub mod frame;
 pub mod generate;
 pub mod http;
+pub mod hygiene;
 pub mod live;
 pub mod netns;
 pub mod prog_run;

@@ -130,7 +130,10 @@ pub enum Maker {
     Pod(u32),
     /// The node itself.
     Node,
-    /// Whoever holds the client's address.
+    /// Nobody of this node, under an address of the node's: a client that reached a NodePort, say.
+    /// The kernel has judged it by that address.
+    Nobody,
+    /// The kernel says nothing: whoever holds the client's address.
     Unknown,
 }
 

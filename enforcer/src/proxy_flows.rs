@@ -80,7 +80,8 @@ pub fn key(pod: SocketAddr, remote: SocketAddr) -> FlowKey {
 pub fn maker(note: Option<u32>) -> Maker {
     match note {
         Some(MADE_BY_NODE) => Maker::Node,
-        None | Some(MADE_BY_NOBODY) => Maker::Unknown,
+        Some(MADE_BY_NOBODY) => Maker::Nobody,
+        None => Maker::Unknown,
         Some(slot) => Maker::Pod(slot),
     }
 }

@@ -72,12 +72,34 @@ fn a_client_is_judged_by_the_proxy_as_the_kernel_has_judged_it() {
         ),
         (0, NODE, "the node itself, which may do nothing"),
         (UPLINK, STRANGER, "nobody"),
+        (
+            UPLINK,
+            NODE,
+            "by the node's address, under which it came to a NodePort",
+        ),
+        (
+            BRIDGE,
+            NODE,
+            "by the node's address, behind which a bridge has lost it",
+        ),
     ] {
         let world = World::new().from(ingress);
         let steered = world.to(client, ASKED, SYN).0 == Action::Steer;
         let note = world.flows.masqueraded_by(&key(client, ASKED));
         let asked = asks(&world, client, maker(note));
         assert_eq!(asked, steered, "{client} from {ingress}: {why}");
+    }
+    // The same where everybody may ask.
+    for ingress in [UPLINK, BRIDGE, CLIENT_IF, 0] {
+        let mut world = World::new().from(ingress);
+        world.table.scopes[0].classes.clear();
+        assert_eq!(
+            world.to(NODE, ASKED, SYN).0,
+            Action::Steer,
+            "from {ingress}"
+        );
+        let note = world.flows.masqueraded_by(&key(NODE, ASKED));
+        assert!(asks(&world, NODE, maker(note)), "from {ingress}");
     }
 }
 
@@ -87,6 +109,7 @@ fn who_hides_behind_the_node_is_the_node_only_where_the_kernel_says_so() {
     // Here the node may ask as well: its class is anybody's.
     world.table.scopes[0].classes.clear();
     assert!(asks(&world, NODE, Maker::Node));
+    assert!(asks(&world, NODE, Maker::Nobody));
     assert!(
         !asks(&world, NODE, Maker::Unknown),
         "any pod may be behind the node's address"

@@ -74,7 +74,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     carry_out(&ctx, &run.finding.judgement)
 }
 
-/// Ingress of the node's end of the proxy's interface: every packet out of the proxy's namespace.
+/// Ingress of the node's ends of the proxy's interfaces: every packet out of the proxy's namespace.
 #[classifier]
 pub fn from_l7(ctx: TcContext) -> i32 {
     let mut memory = Memory::new();

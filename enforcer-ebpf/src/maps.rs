@@ -73,7 +73,7 @@ pub mod program {
     pub const TO_POD: &str = "to_pod";
     /// Ingress of a pod's host interface.
     pub const FROM_POD: &str = "from_pod";
-    /// Ingress of the node's end of the proxy's interface.
+    /// Ingress of the node's ends of the proxy's interfaces.
     pub const FROM_L7: &str = "from_l7";
     /// Socket lookup in the proxy's network namespace.
     pub const PROXY_LOOKUP: &str = "proxy_lookup";

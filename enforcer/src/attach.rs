@@ -211,7 +211,7 @@ impl<'a> Attacher<'a> {
         self.classifier(program::TO_POD, interface, TcAttachType::Egress)
     }
 
-    /// The program of the node's end of the way into the proxy's namespace.
+    /// The program of the node's end of a way into the proxy's namespace.
     pub fn l7(&mut self, interface: &Link) -> Result<Outcome, AttachError> {
         self.classifier(program::FROM_L7, interface, TcAttachType::Ingress)
     }

@@ -194,13 +194,13 @@ pub fn is_own(address: IpAddr) -> bool {
         .any(|way| address == IpAddr::V4(way.outside_v4))
 }
 
-/// The node's end of the way of what is to be judged, for attaching.
-pub fn outside_link(proxy: &ProxyNetns) -> Link {
-    Link {
-        index: proxy.l7.outside,
-        name: L7.outside.into(),
+/// The node's ends of the ways of what is to be judged and of what is to be refused, for attaching.
+pub fn outside_links(proxy: &ProxyNetns) -> [Link; 2] {
+    [(&proxy.l7, &L7), (&proxy.rej, &REJ)].map(|(port, ends)| Link {
+        index: port.outside,
+        name: ends.outside.into(),
         ..Link::default()
-    }
+    })
 }
 
 async fn build(

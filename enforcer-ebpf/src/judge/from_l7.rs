@@ -8,7 +8,7 @@ use crate::{
     words::{Cell, Holder, Words, pod},
 };
 
-/// Judges what enters the node through its end of the proxy's interface. Nothing is enforced here:
+/// Judges what enters the node through its ends of the proxy's interfaces. Nothing is enforced here:
 /// the proxy is ours, and [`judge_to_pod`](super::judge_to_pod) admits its packets only to flows it
 /// is known for. What is done is to short-cut the legs whose answers bypass the node's stack too.
 ///
@@ -43,14 +43,19 @@ pub fn judge_from_l7<W: Words + ?Sized, F: Flows>(
     if sender == 0 {
         return Judgement::pass(Reason::NotEnrolled);
     }
-    // The client leg: the proxy answers in the pod's name.
+    // The client leg: the proxy, or the kernel that refuses, answers in the pod's name.
     let key = outward(packet);
+    let reason = if packet.bare_reset() {
+        Reason::BareReset
+    } else {
+        Reason::Proxied
+    };
     // Through the node's stack, for its connection tracking and the undoing of service translation,
     // unless the client's frames are switched past that stack as well.
     if receiver != 0 && flows.is_switched(&key) {
-        return towards(words, receiver, Reason::Proxied);
+        return towards(words, receiver, reason);
     }
-    Judgement::pass(Reason::Proxied)
+    Judgement::pass(reason)
 }
 
 #[inline(always)]

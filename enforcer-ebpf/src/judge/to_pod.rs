@@ -74,6 +74,9 @@ fn tcp<W: Words + ?Sized, F: Flows>(
             }
         }
     };
+    if matches!(judgement.action, Action::Refuse) {
+        note_switched(flows, to, &key, &source);
+    }
     judgement.masqueraded = source.lost();
     judgement
 }
@@ -197,6 +200,13 @@ fn lives<F: Flows>(flows: &F, packet: &Packet, key: &FlowKey, way: Way) -> bool 
 #[inline(always)]
 fn note_client<F: Flows>(flows: &F, to: &LocalPod, key: &FlowKey, source: &Source) {
     note_maker(flows, key, source, true);
+    note_switched(flows, to, key, source);
+}
+
+/// Remembers that the node's stack knows nothing of a flow, and would take what is answered through
+/// it for invalid: the proxy's answers, and the reset of a refusal.
+#[inline(always)]
+fn note_switched<F: Flows>(flows: &F, to: &LocalPod, key: &FlowKey, source: &Source) {
     if source.same_bridge() && to.is(pod_flags::SWITCHED) {
         flows.note_switched(key);
     }

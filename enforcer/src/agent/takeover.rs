@@ -88,10 +88,10 @@ impl Takeover<'_> {
 
     fn attach(&mut self, state: &State) -> Result<Vec<Outcome>, AttachError> {
         let attacher = &mut self.attacher;
-        let mut outcomes = vec![
-            attacher.lookup(&self.proxy.netns)?,
-            attacher.l7(&proxy_netns::outside_link(self.proxy))?,
-        ];
+        let mut outcomes = vec![attacher.lookup(&self.proxy.netns)?];
+        for link in proxy_netns::outside_links(self.proxy) {
+            outcomes.push(attacher.l7(&link)?);
+        }
         let pods = &state.inventory.pods;
         let interfaces = || {
             pods.iter()

@@ -310,6 +310,12 @@ fn switched_clients_are_remembered_only_where_the_bridge_hides_them() {
             noted,
             "{flags} {ingress}"
         );
+        // And of one that is refused: the reset goes the way of the answers.
+        for flags in [SYN, ACK] {
+            let port = DENIED + u16::from(flags);
+            assert_eq!(world.to(CLIENT, port, flags).0, Action::Refuse);
+            assert_eq!(world.flows.is_switched(&key(CLIENT, port)), noted);
+        }
     }
 }
 

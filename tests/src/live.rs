@@ -10,7 +10,10 @@ use std::{collections::BTreeMap, fmt::Write};
 use anyhow::{Context, Result, ensure};
 use policyc::{bundle, diagnostic::Severity, inventory::Inventory, read, resolve};
 
-use crate::{ready::skipped, topology::Topology};
+use crate::{
+    ready::skipped,
+    topology::{Layout, Topology},
+};
 
 /// Whether live tests can run here; says why not where they cannot.
 #[must_use]
@@ -30,7 +33,15 @@ pub fn possible() -> bool {
 /// # Errors
 /// When the kernel refuses a namespace or a link.
 pub fn three_pods(what: &str) -> Result<Topology> {
-    let mut net = Topology::new(what)?;
+    three_pods_on(what, Layout::Routed)
+}
+
+/// The same pods in another layout.
+///
+/// # Errors
+/// When the kernel refuses a namespace or a link.
+pub fn three_pods_on(what: &str, layout: Layout) -> Result<Topology> {
+    let mut net = Topology::laid_out(what, layout)?;
     for (name, last) in [("frontend", 2), ("backend", 3), ("other", 4)] {
         net.pod(
             name,

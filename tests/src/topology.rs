@@ -1,5 +1,5 @@
-//! A node and its pods as a routed CNI lays them out: every pod on a veth of its own, the node's
-//! routing in between, and, where asked for, a remote node behind an uplink.
+//! A node and its pods as a CNI lays them out: every pod on a veth of its own, and, where asked for,
+//! a remote node behind an uplink. Between the pods is the node's routing, or its bridge.
 //!
 //! ```text
 //!   pod frontend ── eth0 ~ vfrontend ─┐
@@ -10,7 +10,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Result, ensure};
@@ -29,11 +29,26 @@ pub const REMOTE_V4: Ipv4Addr = Ipv4Addr::new(192, 168, 77, 2);
 pub const REMOTE_V6: &str = "fd77::2";
 /// Device of the node towards the remote node.
 pub const UPLINK: &str = "up0";
+/// The node's bridge, and its addresses there: the pods' gateway.
+pub const BRIDGE: &str = "br0";
+pub const BRIDGE_V4: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
+pub const BRIDGE_V6: &str = "fd88::1";
+
+/// What lies between the pods of a node.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Layout {
+    /// The node's routing (Calico, kindnet, ptp).
+    Routed,
+    /// A bridge (flannel, the bridge plugin); frames that it switches pass the node's netfilter, or
+    /// do not.
+    Bridge { calls_netfilter: bool },
+}
 
 /// A node. Fields drop in order: pods before the node they hang on.
 #[derive(Debug)]
 pub struct Topology {
     prefix: String,
+    layout: Layout,
     pub pods: Vec<Pod>,
     pub remote: Option<Netns>,
     pub node: Netns,
@@ -59,6 +74,34 @@ impl Topology {
         Self::with_prefix(&unique_prefix(what))
     }
 
+    /// As [`Topology::new`], with a layout. All pods of a bridge are within 10.88.0.0/24 and
+    /// fd88::/64.
+    ///
+    /// # Errors
+    /// As [`Topology::new`], or where the kernel has no bridges.
+    pub fn laid_out(what: &str, layout: Layout) -> Result<Self> {
+        let mut net = Self::new(what)?;
+        net.layout = layout;
+        let Layout::Bridge { calls_netfilter } = layout else {
+            return Ok(net);
+        };
+        net.node.ip(&format!(
+            "link add {BRIDGE} type bridge forward_delay 0
+             addr add {BRIDGE_V4}/24 dev {BRIDGE}
+             addr add {BRIDGE_V6}/64 dev {BRIDGE} nodad
+             link set {BRIDGE} up"
+        ))?;
+        let calls = Path::new("/proc/sys/net/bridge/bridge-nf-call-iptables");
+        if calls_netfilter || net.node.enter(|| calls.exists()) {
+            let value = if calls_netfilter { "1" } else { "0" };
+            for family in ["iptables", "ip6tables"] {
+                let name = format!("net/bridge/bridge-nf-call-{family}");
+                net.node.sysctl(&name, value)?;
+            }
+        }
+        Ok(net)
+    }
+
     /// An empty node; its namespaces are named `<prefix>-node`, `<prefix>-<pod>`.
     ///
     /// # Errors
@@ -77,6 +120,7 @@ impl Topology {
                  route add ::/0 dev void")?;
         Ok(Self {
             prefix: prefix.into(),
+            layout: Layout::Routed,
             pods: Vec::new(),
             remote: None,
             node,
@@ -94,13 +138,43 @@ impl Topology {
             "`{interface}` is longer than the 15 bytes of a device name"
         );
         let netns = Netns::create(&format!("{}-{name}", self.prefix))?;
-        let pod_ns = netns.name();
+        let pod = Pod {
+            name: name.into(),
+            netns,
+            interface,
+            v4,
+            v6,
+        };
+        self.connect(&pod)?;
+        self.pods.push(pod);
+        Ok(&self.pods[self.pods.len() - 1])
+    }
+
+    /// Connects a pod whose link is not there, or not any more, as a CNI does.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn connect(&self, pod: &Pod) -> Result<()> {
         self.node.ip(&format!(
-            "link add {interface} type veth peer name eth0 netns {pod_ns}
-             addr add {GATEWAY_V6}/64 dev {interface} nodad
+            "link add {} type veth peer name eth0 netns {}",
+            pod.interface,
+            pod.netns.name()
+        ))?;
+        match self.layout {
+            Layout::Routed => self.route(pod),
+            Layout::Bridge { .. } => self.plug_in(pod),
+        }
+    }
+
+    fn route(&self, pod: &Pod) -> Result<()> {
+        let Pod {
+            interface, v4, v6, ..
+        } = pod;
+        self.node.ip(&format!(
+            "addr add {GATEWAY_V6}/64 dev {interface} nodad
              link set {interface} up"
         ))?;
-        netns.ip(&format!(
+        pod.netns.ip(&format!(
             "addr add {v4}/32 dev eth0
              addr add {v6}/128 dev eth0 nodad
              link set eth0 up
@@ -116,15 +190,26 @@ impl Topology {
         self.node.ip(&format!(
             "route add {v4}/32 dev {interface} scope link
              route add {v6}/128 dev {interface}"
+        ))
+    }
+
+    fn plug_in(&self, pod: &Pod) -> Result<()> {
+        let Pod {
+            interface, v4, v6, ..
+        } = pod;
+        // Hairpin, as CNIs set it for Services that lead back to the pod.
+        self.node.ip(&format!(
+            "link set {interface} master {BRIDGE}
+             link set {interface} type bridge_slave hairpin on
+             link set {interface} up"
         ))?;
-        self.pods.push(Pod {
-            name: name.into(),
-            netns,
-            interface,
-            v4,
-            v6,
-        });
-        Ok(&self.pods[self.pods.len() - 1])
+        pod.netns.ip(&format!(
+            "addr add {v4}/24 dev eth0
+             addr add {v6}/64 dev eth0 nodad
+             link set eth0 up
+             route add default via {BRIDGE_V4}
+             route add ::/0 via {BRIDGE_V6} dev eth0"
+        ))
     }
 
     /// Adds a remote node behind the uplink [`UPLINK`]; it routes everything through this node.

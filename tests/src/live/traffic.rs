@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::topology::Pod;
+use crate::{netns::Netns, topology::Pod};
 
 /// How long a client waits where silence is not expected.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -89,7 +89,13 @@ pub enum Met {
 /// Connects from a pod, sends a line and waits for it to come back.
 #[must_use]
 pub fn try_once(from: &Pod, to: IpAddr, port: u16, wait: Duration) -> Met {
-    match connect(from, to, port, wait) {
+    try_from(&from.netns, to, port, wait)
+}
+
+/// As [`try_once`], from any namespace.
+#[must_use]
+pub fn try_from(from: &Netns, to: IpAddr, port: u16, wait: Duration) -> Met {
+    match connect_from(from, to, port, wait) {
         Ok(mut stream) => exchange(&mut stream, wait),
         Err(error) => met(&error),
     }
@@ -100,8 +106,16 @@ pub fn try_once(from: &Pod, to: IpAddr, port: u16, wait: Duration) -> Met {
 /// # Errors
 /// As the kernel says.
 pub fn connect(from: &Pod, to: IpAddr, port: u16, wait: Duration) -> io::Result<TcpStream> {
+    connect_from(&from.netns, to, port, wait)
+}
+
+/// As [`connect`], from any namespace.
+///
+/// # Errors
+/// As the kernel says.
+pub fn connect_from(from: &Netns, to: IpAddr, port: u16, wait: Duration) -> io::Result<TcpStream> {
     let at = SocketAddr::new(to, port);
-    let stream = from.netns.enter(|| TcpStream::connect_timeout(&at, wait))?;
+    let stream = from.enter(|| TcpStream::connect_timeout(&at, wait))?;
     stream.set_read_timeout(Some(wait))?;
     stream.set_write_timeout(Some(wait))?;
     stream.set_nodelay(true)?;

@@ -11,6 +11,7 @@ mod hooks;
 mod inventory;
 mod node;
 mod operate;
+mod paths;
 mod proxy;
 mod restart;
 mod start;
@@ -32,8 +33,12 @@ use tests::{
     live::{
         agent::{Agent, Home},
         compile, manifests, possible, three_pods,
-        traffic::{Echo, Met, PATIENCE, SILENCE, Talker, connect, exchange, try_once},
+        traffic::{
+            Echo, Met, PATIENCE, SILENCE, Talker, connect, connect_from, exchange, try_from,
+            try_once,
+        },
     },
+    netns::Netns,
     ready::until,
     topology::{Pod, Topology},
 };
@@ -88,7 +93,11 @@ struct World {
 
 impl World {
     fn new(what: &str) -> Self {
-        let net = three_pods(what).expect("a node with three pods");
+        Self::on(three_pods(what).expect("a node with three pods"))
+    }
+
+    /// On a node of the test's own.
+    fn on(net: Topology) -> Self {
         let manifests = manifests(&net);
         let server = Echo::start(net.get("backend"), PORT).expect("the port is free");
         let home = Home::new(ENFORCER, &net.node, &manifests).expect("places of its own");
@@ -309,9 +318,13 @@ fn links(world: &World) -> String {
 
 /// What a request over plain HTTP/1.1 was answered, first line only.
 fn request(world: &World, from: &str, line: &str) -> String {
+    request_to(&world.pod(from).netns, world.backend()[0], PORT + 1, line)
+}
+
+/// The same from any namespace to any address.
+fn request_to(from: &Netns, address: IpAddr, port: u16, line: &str) -> String {
     use std::io::{Read, Write};
-    let address = world.backend()[0];
-    let mut stream = match connect(world.pod(from), address, PORT + 1, PATIENCE) {
+    let mut stream = match connect_from(from, address, port, PATIENCE) {
         Ok(stream) => stream,
         Err(error) => return error.kind().to_string(),
     };

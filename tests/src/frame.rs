@@ -148,6 +148,7 @@ impl Frame {
             ),
             None => (0, 0x4000),
         };
+        let start = bytes.len();
         bytes.extend([0x45 + self.option_words, 0]);
         bytes.extend(total.to_be_bytes());
         bytes.extend(id.to_be_bytes());
@@ -155,8 +156,37 @@ impl Frame {
         bytes.extend([64, self.protocol, 0, 0]);
         bytes.extend(source.octets());
         bytes.extend(destination.octets());
-        bytes.resize(bytes.len() + header - 20, 1);
+        bytes.resize(start + header, 1);
+        let sum = checksum(&bytes[start..]);
+        bytes[start + 10..start + 12].copy_from_slice(&sum.to_be_bytes());
         bytes.extend(&self.body);
+    }
+
+    /// Writes the checksum of TCP, UDP or ICMPv6 into the body, which must be whole.
+    ///
+    /// # Panics
+    /// For another protocol, or a body too short to have one.
+    pub fn seal(&mut self) {
+        let at = match self.protocol {
+            6 => 16,
+            17 => 6,
+            58 => 2,
+            other => panic!("where protocol {other} has a checksum is not known here"),
+        };
+        self.body[at..at + 2].fill(0);
+        let mut covered = Vec::new();
+        for address in [self.source, self.destination] {
+            match address {
+                IpAddr::V4(address) => covered.extend(address.octets()),
+                IpAddr::V6(address) => covered.extend(address.octets()),
+            }
+        }
+        let length = u32::try_from(self.body.len()).expect("a test packet is short");
+        covered.extend(length.to_be_bytes());
+        covered.extend([0, 0, 0, self.protocol]);
+        covered.extend(&self.body);
+        let sum = checksum(&covered);
+        self.body[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
 
     /// The number of the first header after the IPv6 one, and the extension headers' bytes. The
@@ -199,6 +229,18 @@ impl Frame {
             .map_or(self.protocol, |header| header.number);
         (first, bytes)
     }
+}
+
+/// The Internet checksum.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0)));
+    let mut sum: u32 = words.sum();
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).expect("folded")
 }
 
 /// A TCP header without options, and `payload` bytes.

@@ -15,4 +15,5 @@ pub mod ready;
 pub mod redirector;
 pub mod table_builder;
 pub mod topology;
+pub mod wire;
 pub mod world;

@@ -11,6 +11,7 @@ mod hooks;
 mod inventory;
 mod node;
 mod operate;
+mod packets;
 mod paths;
 mod proxy;
 mod restart;

@@ -216,7 +216,7 @@ fn v6(text: &str) -> IpAddr {
     text.parse::<Ipv6Addr>().expect("an address").into()
 }
 
-fn nft(world: &World, rules: &str) {
+pub(super) fn nft(world: &World, rules: &str) {
     let file = world.home.file("rules.nft");
     fs::write(&file, rules).expect("a file of its own");
     let loaded = world

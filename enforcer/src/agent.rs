@@ -5,6 +5,7 @@
 
 mod explain;
 mod hooks;
+pub mod links;
 mod pause;
 mod proxied;
 mod relink;
@@ -70,6 +71,8 @@ pub struct Agent {
     pub proxy: OnceLock<Watched>,
     /// Epoch of the last activation.
     pub(crate) changes: watch::Sender<u64>,
+    /// What keeps the agent from following the node's interfaces.
+    unfollowed: ArcSwapOption<String>,
     /// Pauses, as far as the proxy must know of them.
     paused: ArcSwap<Paused>,
     settings: Settings,
@@ -88,7 +91,9 @@ struct State {
     exempt: Exempt,
     /// Activation whose denials have been carried over to the pods' sockets.
     ended_epoch: u32,
-    inventory: Inventory,
+    inventory: Arc<Inventory>,
+    /// Everything is about to be detached: nothing may be attached any more.
+    leaving: bool,
     shadow: Option<shadow::Shadow>,
     keeper: Keeper,
     /// What the keeper was given last.
@@ -134,7 +139,7 @@ impl Agent {
             &loaded,
             &state.inventory,
             &self.settings,
-            &Before::of(&state.tables),
+            &self.before(&state),
             state.tables.capacity(),
         )?;
         self.publish(&mut state, loaded, prepared)
@@ -159,7 +164,7 @@ impl Agent {
             let busy = self.proxy.get().map(Watched::slots).unwrap_or_default();
             proxied::clear(&state.tables, active, &busy);
         }
-        let slots = Before::of(&state.tables).slots(&state.inventory);
+        let slots = self.before(state).slots(&state.inventory);
         let owners = owners(&state.inventory, &slots);
         let cleaned = state.out.clean(&owners);
         self.keep_requests(state);
@@ -291,6 +296,15 @@ impl Agent {
         );
     }
 
+    /// What the active table hands on, and which slots its pods have.
+    fn before(&self, state: &State) -> Before {
+        let before = Before::of(&state.tables);
+        match &*self.active.load() {
+            Some(active) => before.named(&active.pods),
+            None => before,
+        }
+    }
+
     fn paths(&self) -> MutexGuard<'_, BTreeMap<PodName, HookPath>> {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -366,7 +380,7 @@ fn owners<'a>(inventory: &'a Inventory, slots: &BTreeMap<PodName, u32>) -> Vec<O
         slots.get(&pod.name).map(|slot| Owner {
             slot: *slot,
             addresses: &pod.addresses,
-            netns: pod.netns.as_ref(),
+            netns: pod.netns.as_deref(),
         })
     };
     inventory.pods.iter().filter_map(owner).collect()

@@ -335,6 +335,16 @@ enum Old {
     Elsewhere,
 }
 
+/// Detaches what is pinned for a pod's interface, by its index.
+pub fn unpin(pins: &Pins, ifindex: u32) -> Result<(), PinsError> {
+    // What refuses goes before what remembers.
+    for name in [program::TO_POD, program::FROM_POD] {
+        pins.detach(&inside_name(name, ifindex))?;
+        pins.detach(&link_name(name, ifindex))?;
+    }
+    Ok(())
+}
+
 /// Names on a BPF file system may not hold dots, and interfaces' may.
 fn link_name(program: &str, ifindex: u32) -> String {
     format!("{program}-{ifindex}")

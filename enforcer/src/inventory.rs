@@ -1,13 +1,15 @@
 //! Which pods live on this node, behind which interfaces: the inventory's word, checked against
 //! what the kernel has.
 
+mod again;
 pub mod file;
 mod find;
 
-use std::{collections::BTreeSet, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use policyc::cluster::Cluster;
 
+pub use again::again;
 pub use find::{Wanted, find, node_addresses};
 
 use crate::{
@@ -20,9 +22,9 @@ use crate::{
 pub type PodName = (String, String);
 
 /// Everything that linking and attaching must know.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Inventory {
-    pub cluster: Cluster,
+    pub cluster: Arc<Cluster>,
     pub pods: Vec<LocalPod>,
     /// Pods of this node that cannot be guarded, with the reason.
     pub lost: Vec<(PodName, Lost)>,
@@ -31,19 +33,21 @@ pub struct Inventory {
 }
 
 /// A pod of this node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct LocalPod {
     pub name: PodName,
     pub addresses: Vec<IpAddr>,
-    /// Node's ends of its links; never empty.
+    /// Node's ends of its links. Empty only while all of them are gone, see [`LocalPod::away`].
     pub interfaces: Vec<Interface>,
     /// `None` when no process and no name leads to it.
-    pub netns: Option<Netns>,
+    pub netns: Option<Arc<Netns>>,
     pub enrolment: Enrolment,
     /// It forwards for others: annotation `enforcer/gateway`.
     pub gateway: bool,
     /// Its namespace may have others behind it, whose sockets it does not know.
     pub hides_sockets: bool,
+    /// Why there is no interface any more. What claims the pod's addresses is refused.
+    pub away: Option<Lost>,
 }
 
 /// Whether a pod that was found is to be policed, or only guarded against spoofing: other pods'
@@ -56,7 +60,7 @@ pub enum Enrolment {
 }
 
 /// Why a pod of this node cannot be guarded.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum Lost {
     #[error("it is on the node's own network, and has no interface of its own")]
     HostNetwork,
@@ -72,6 +76,15 @@ pub enum Lost {
          enforcer/interface or enforcer/netns"
     )]
     Ambiguous,
+    #[error("its interface is gone: {0}")]
+    Gone(String),
+}
+
+impl Lost {
+    /// Nothing that happens on the node will change it.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::HostNetwork | Self::NoAddress)
+    }
 }
 
 /// The node's end of a pod's link.

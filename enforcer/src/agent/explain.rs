@@ -14,11 +14,7 @@ use policyc::{
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, OrderError, State};
-use crate::{
-    apply::{self, ApplyError, Generation},
-    report::line,
-    table::Tables,
-};
+use crate::{apply::Generation, report::line, table::Tables};
 
 /// What is answered.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,16 +53,7 @@ impl Agent {
     pub fn explain(&self, request: &Request, now: u64) -> Result<Explained, OrderError> {
         let state = &*self.state();
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        // The program is not held in memory for the sake of a question.
-        let kept = state.keeper.bundle(&active.hash);
-        let path = match kept.exists() {
-            true => kept,
-            false => active.bundle.clone(),
-        };
-        let loaded = apply::read(&path)?;
-        if loaded.bundle.hash != active.hash {
-            return Err(ApplyError::Another { path }.into());
-        }
+        let loaded = super::relink::again(state, &active)?;
         let cluster = &state.inventory.cluster;
         let explanation = explain(&loaded.bundle.program, cluster, request, now)
             .map_err(OrderError::Unexplained)?;

@@ -9,6 +9,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
     thread,
     time::{Duration, Instant},
 };
@@ -147,7 +148,8 @@ impl Agent {
             let mut pods = active.pods.iter();
             pods.any(|pod| pod.enrolled && (&pod.namespace, &pod.name) == (&name.0, &name.1))
         };
-        let pods = state.inventory.pods.iter().filter(|pod| policed(&pod.name));
+        let pods = state.inventory.pods.iter();
+        let pods = pods.filter(|pod| policed(&pod.name) && pod.away.is_none());
         pods.filter_map(|pod| Some((pod.name.clone(), *pod.addresses.first()?)))
             .collect()
     }
@@ -188,7 +190,7 @@ impl Agent {
     /// Moves the hook of a pod into its namespace. Whether that could be tried.
     fn move_inside(&self, name: &PodName) -> Result<bool, OrderError> {
         let state = &mut *self.state();
-        let pods = &mut state.inventory.pods;
+        let pods = &mut Arc::make_mut(&mut state.inventory).pods;
         let Some(pod) = pods.iter_mut().find(|pod| pod.name == *name) else {
             return Ok(false);
         };

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{Agent, OrderError, State};
-use crate::apply::{self, ApplyError, Before, Generation, Loaded};
+use crate::apply::{self, ApplyError, Generation, Loaded};
 
 impl Agent {
     /// Takes these for the node's own addresses from now on. `None` where they are the known ones.
@@ -13,15 +13,16 @@ impl Agent {
         if state.inventory.node_addresses == addresses {
             return Ok(None);
         }
-        let known = std::mem::replace(&mut state.inventory.node_addresses, addresses);
+        let known = state.inventory.clone();
+        Arc::make_mut(&mut state.inventory).node_addresses = addresses;
         let relinked = self.relink(state);
         match &relinked {
             Ok(_) => tracing::info!(
-                before = ?known,
+                before = ?known.node_addresses,
                 now = ?state.inventory.node_addresses,
                 "the node's addresses have changed"
             ),
-            Err(_) => state.inventory.node_addresses = known,
+            Err(_) => state.inventory = known,
         }
         relinked.map(Some)
     }
@@ -33,7 +34,7 @@ impl Agent {
             &loaded,
             &state.inventory,
             &self.settings,
-            &Before::of(&state.tables),
+            &self.before(state),
             state.tables.capacity(),
         )?;
         self.publish(state, loaded, prepared)
@@ -41,7 +42,7 @@ impl Agent {
 }
 
 /// The active bundle, as it was kept, or where it came from if that is the same still.
-fn again(state: &State, active: &Generation) -> Result<Loaded, OrderError> {
+pub(super) fn again(state: &State, active: &Generation) -> Result<Loaded, OrderError> {
     let kept = apply::read(&state.keeper.bundle(&active.hash));
     let loaded = match kept {
         Ok(kept) if kept.bundle.hash == active.hash => Ok(kept),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Agent, OrderError};
 use crate::{
-    apply::{self, ApplyError, Before, Generation},
+    apply::{self, ApplyError, Generation},
     report::Kind,
     state::Past,
 };
@@ -29,7 +29,7 @@ impl Agent {
             &loaded,
             &state.inventory,
             &self.settings,
-            &Before::of(&state.tables),
+            &self.before(state),
             state.tables.capacity(),
         )?;
         state.kept.history.pop();

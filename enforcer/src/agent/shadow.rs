@@ -7,11 +7,12 @@
 use std::{path::Path, sync::Arc, time::Instant};
 
 use enforcer_ebpf::words::{Words as _, header};
+use policyc::bundle;
 use serde::{Deserialize, Serialize};
 
 use super::{Agent, OrderError, State};
 use crate::{
-    apply::{self, ApplyError, Before, Generation},
+    apply::{self, ApplyError, Generation, Loaded},
     report::{Kind, Verdict, counters::HitName, line},
     state::Names,
     table::Staged,
@@ -60,11 +61,38 @@ impl Agent {
             return Err(OrderError::NoTable);
         }
         apply::check_order(&loaded, state.kept.newest)?;
+        self.begin_shadow(state, loaded)
+    }
+
+    /// Links the shadow generation anew, after the node's interfaces have changed: by a table that
+    /// knows the old ones nothing may be promoted.
+    pub(super) fn renew_shadow(&self, state: &mut State) -> Result<(), OrderError> {
+        let Some(shadow) = &state.shadow else {
+            return Ok(());
+        };
+        let bundle = bundle::read(&shadow.bytes).map_err(|source| ApplyError::Bundle {
+            path: shadow.generation.bundle.clone(),
+            source,
+        })?;
+        let loaded = Loaded {
+            bundle,
+            path: shadow.generation.bundle.clone(),
+            bytes: shadow.bytes.clone(),
+            time: std::time::Duration::ZERO,
+        };
+        self.begin_shadow(state, loaded).map(drop)
+    }
+
+    fn begin_shadow(
+        &self,
+        state: &mut State,
+        loaded: Loaded,
+    ) -> Result<Arc<Generation>, OrderError> {
         let prepared = apply::link(
             &loaded,
             &state.inventory,
             &self.settings,
-            &Before::of(&state.tables),
+            &self.before(state),
             state.tables.capacity(),
         )?;
         let words = &prepared.linked.words;

@@ -85,6 +85,8 @@ pub struct Running {
     /// Ends when dropped; what would be steered to it is refused from then on.
     pub proxy: Option<Proxy>,
     pub object: aya::Ebpf,
+    /// Another's programs on this node send packets straight into pods.
+    pub redirects: bool,
     pub socket: Bound,
 }
 
@@ -308,7 +310,8 @@ async fn bring_up(
                 Map::LruHashMap(pinned(pins, MASQUERADED)?),
             )?,
             ended_epoch: 0,
-            inventory: first.inventory,
+            inventory: Arc::new(first.inventory),
+            leaving: false,
             shadow: None,
             keeper,
             kept,
@@ -318,6 +321,7 @@ async fn bring_up(
         reporter,
         proxy: Default::default(),
         changes: tokio::sync::watch::Sender::new(0),
+        unfollowed: Default::default(),
         paused: Default::default(),
         settings: options.settings.clone(),
         hooks: hooks.clone(),
@@ -351,11 +355,12 @@ async fn bring_up(
         log,
         proxy,
         object: ebpf,
+        redirects: found.redirects,
         socket,
     })
 }
 
-async fn classifiers() -> Result<Classifiers, StartError> {
+pub(super) async fn classifiers() -> Result<Classifiers, StartError> {
     let node = netlink::connect(&Netns::current()?)?;
     let links = netlink::links(&node).await?;
     Ok(Classifiers::find(&node, &links).await?)

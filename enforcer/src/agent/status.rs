@@ -43,6 +43,9 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// Packets by reason.
     pub counters: BTreeMap<String, u64>,
+    /// Why changes of the node's interfaces are not followed at the moment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interfaces_error: Option<String>,
     /// `None` where no proxy runs.
     pub proxy: Option<ProxyStatus>,
     pub hits: Vec<HitCount>,
@@ -121,7 +124,7 @@ impl Agent {
                 path: paths
                     .get(&(pod.namespace.clone(), pod.name.clone()))
                     .cloned(),
-                not_enforced: (!pod.enrolled).then(|| not_enforced(local)),
+                not_enforced: not_enforced(pod, local),
                 scope: scopes.get(&pod.scope_v4).copied().unwrap_or(0),
                 asks: pod.asks,
                 proxied: proxied::is_set(&state.tables, pod.slot),
@@ -182,6 +185,7 @@ impl Agent {
                 .into_iter()
                 .map(|(reason, count)| (reason.name().into(), count))
                 .collect(),
+            interfaces_error: self.unfollowed.load().as_deref().cloned(),
             proxy: self.proxy.get().map(Watched::status),
             hits: state.counters.hits()?,
             pauses: pause::pauses(state, &active),
@@ -239,10 +243,16 @@ fn interfaces(pod: &LocalPod) -> Vec<String> {
     pod.interfaces.iter().map(|i| i.link.name.clone()).collect()
 }
 
-fn not_enforced(pod: Option<&LocalPod>) -> String {
-    match pod.map(|pod| pod.enrolment) {
+fn not_enforced(pod: &LinkedPod, local: Option<&LocalPod>) -> Option<String> {
+    if let Some(away) = local.and_then(|local| local.away.as_ref()) {
+        return Some(away.to_string());
+    }
+    if pod.enrolled {
+        return None;
+    }
+    let reason = match local.map(|local| local.enrolment) {
         Some(Enrolment::NotNamed) => "no --interface names its interface",
         Some(Enrolment::Wanted) | None => "its namespace is excluded",
-    }
-    .into()
+    };
+    Some(reason.into())
 }

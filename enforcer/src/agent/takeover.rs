@@ -6,7 +6,7 @@
 //! far is paused until they have been found: its programs remember what it opens from the moment at
 //! which they are attached, and refuse nothing before the older connections are known, too.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use enforcer_ebpf::{
     maps::HITS,
@@ -17,7 +17,8 @@ use super::{Agent, Hooks, State, owners, start::StartError};
 use crate::{
     apply::{Before, Loaded, Prepared},
     attach::{AttachError, Attacher, HookAt, Outcome},
-    inventory::{LocalPod, PodName},
+    inventory::{Interface, LocalPod, PodName},
+    netns::Netns,
     pins::Pins,
     proxy_netns::{self, ProxyNetns},
     state::Names,
@@ -71,7 +72,7 @@ impl Takeover<'_> {
             agent.publish(state, loaded, prepared)?;
             self.attach(state)?
         };
-        let seeded = seed(state, seeding);
+        let seeded = seed(state, &agent.before(state), seeding);
         let detached = self.finish();
         let count = |outcome| outcomes.iter().filter(|o| **o == outcome).count();
         tracing::info!(
@@ -92,28 +93,15 @@ impl Takeover<'_> {
         for link in proxy_netns::outside_links(self.proxy) {
             outcomes.push(attacher.l7(&link)?);
         }
-        let pods = &state.inventory.pods;
-        let interfaces = || {
-            pods.iter()
-                .flat_map(|pod| pod.interfaces.iter().map(move |i| (pod, i)))
-        };
-        // What remembers goes before what refuses.
-        for (_, interface) in interfaces() {
-            outcomes.push(attacher.from_pod(&interface.link)?);
-        }
-        let copy = self.hooks.copy();
-        for (pod, interface) in interfaces() {
-            match (interface.hook, &pod.netns) {
-                (HookAt::Host, _) => outcomes.push(attacher.to_pod(&interface.link)?),
-                (HookAt::Pod, Some(netns)) => {
-                    outcomes.extend(attacher.inside(interface, netns, &copy)?);
-                }
-                (HookAt::Pod, None) => {
-                    let interface = interface.link.name.clone();
-                    return Err(AttachError::NoInside { interface });
-                }
-            }
-        }
+        let pods = state.inventory.pods.iter();
+        let interfaces: Vec<_> = pods
+            .flat_map(|pod| {
+                pod.interfaces
+                    .iter()
+                    .map(|i| (i.clone(), pod.netns.clone()))
+            })
+            .collect();
+        outcomes.extend(attach(attacher, self.hooks, &interfaces)?);
         Ok(outcomes)
     }
 
@@ -153,9 +141,36 @@ impl Takeover<'_> {
     }
 }
 
+/// Attaches the programs of pods' interfaces, each with the pod's namespace.
+pub(super) fn attach(
+    attacher: &mut Attacher<'_>,
+    hooks: &Hooks,
+    interfaces: &[(Interface, Option<Arc<Netns>>)],
+) -> Result<Vec<Outcome>, AttachError> {
+    let mut outcomes = Vec::new();
+    // What remembers goes before what refuses.
+    for (interface, _) in interfaces {
+        outcomes.push(attacher.from_pod(&interface.link)?);
+    }
+    let copy = hooks.copy();
+    for (interface, netns) in interfaces {
+        match (interface.hook, netns) {
+            (HookAt::Host, _) => outcomes.push(attacher.to_pod(&interface.link)?),
+            (HookAt::Pod, Some(netns)) => {
+                outcomes.extend(attacher.inside(interface, netns, &copy)?);
+            }
+            (HookAt::Pod, None) => {
+                let interface = interface.link.name.clone();
+                return Err(AttachError::NoInside { interface });
+            }
+        }
+    }
+    Ok(outcomes)
+}
+
 /// Finds the connections that pods have open, and begins to police these pods.
-fn seed(state: &mut State, seeding: &BTreeSet<PodName>) -> usize {
-    let slots = Before::of(&state.tables).slots(&state.inventory);
+pub(super) fn seed(state: &mut State, before: &Before, seeding: &BTreeSet<PodName>) -> usize {
+    let slots = before.slots(&state.inventory);
     let mut seeded = 0;
     for owner in owners(&state.inventory, &slots) {
         let name = slots.iter().find(|(_, slot)| **slot == owner.slot);

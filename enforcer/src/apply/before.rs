@@ -1,9 +1,10 @@
 //! What a table hands on to the one that follows it: the number of the activation, the slots of the
 //! pods, and the flags that outlive an activation.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use enforcer_ebpf::words::{header, pod, pod_flags};
+use policyc::link::LinkedPod;
 
 use crate::{
     inventory::{Inventory, LocalPod, PodName},
@@ -18,6 +19,8 @@ pub struct Before {
     pods: Vec<PodBefore>,
     /// Last second since boot of a pause of every pod.
     all_paused_until: Option<u32>,
+    /// Slots of the pods that this process has linked, whatever became of their interfaces.
+    named: BTreeMap<PodName, u32>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +49,18 @@ impl Before {
             epoch: tables.epoch().max(shadow.unwrap_or(0)),
             pods: pods.collect(),
             all_paused_until: tables.all_paused_until(),
+            named: BTreeMap::new(),
         }
+    }
+
+    /// With the slots of pods that are known by name.
+    #[must_use]
+    pub fn named(mut self, pods: &[LinkedPod]) -> Self {
+        let names = pods
+            .iter()
+            .map(|pod| ((pod.namespace.clone(), pod.name.clone()), pod.slot));
+        self.named = names.collect();
+        self
     }
 
     /// Last second since boot of the pause of every pod, if there is one.
@@ -75,6 +89,17 @@ impl Before {
                 .find(|pod| before.interface != 0 && has(pod, before.interface));
             if let Some(owner) = owner {
                 slots.entry(owner.name.clone()).or_insert(slot);
+            }
+        }
+        // An interface that comes again has another number.
+        let taken: BTreeSet<u32> = slots.values().copied().collect();
+        for pod in &inventory.pods {
+            if let Some(slot) = self
+                .named
+                .get(&pod.name)
+                .filter(|slot| !taken.contains(slot))
+            {
+                slots.entry(pod.name.clone()).or_insert(*slot);
             }
         }
         slots
@@ -146,6 +171,7 @@ mod tests {
             enrolment: Enrolment::Wanted,
             gateway: false,
             hides_sockets: false,
+            away: None,
         });
         Inventory {
             pods: pods.collect(),
@@ -163,7 +189,26 @@ mod tests {
             epoch: 7,
             pods: pods.collect(),
             all_paused_until: None,
+            named: BTreeMap::new(),
         }
+    }
+
+    #[test]
+    fn a_pod_keeps_its_slot_by_name_while_its_interface_is_gone() {
+        let linked = [("a", 0), ("b", 1), ("c", 2)].map(|(name, slot)| LinkedPod {
+            namespace: "web".into(),
+            name: name.into(),
+            slot,
+            scope_v4: 0,
+            scope_v6: 0,
+            enrolled: true,
+            asks: false,
+        });
+        // c has come to the interface that the table knows as a's.
+        let before = before(&[(11, 0), (0, 0), (13, 0)]).named(&linked);
+        let slots = before.slots(&inventory(&[("a", 21), ("b", 22), ("c", 11)]));
+        let of = |name: &str| slots.get(&("web".into(), name.into())).copied();
+        assert_eq!([of("a"), of("b"), of("c")], [None, Some(1), Some(0)]);
     }
 
     #[test]

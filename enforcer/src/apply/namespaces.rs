@@ -69,8 +69,6 @@ pub fn excluded(inventory: &Inventory, settings: &Settings) -> BTreeSet<String> 
 
 #[cfg(test)]
 mod tests {
-    use policyc::cluster::Cluster;
-
     use super::*;
 
     fn inventory() -> Inventory {
@@ -79,9 +77,8 @@ mod tests {
                     apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system}\n";
         let (loaded, problems) = policyc::read::load_str("test.yaml", text, None);
         assert!(problems.is_empty(), "{problems:?}");
-        let cluster: Cluster = loaded.cluster;
         Inventory {
-            cluster,
+            cluster: std::sync::Arc::new(loaded.cluster),
             ..Inventory::default()
         }
     }

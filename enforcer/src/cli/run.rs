@@ -13,7 +13,11 @@ use tasks::{Signals, ask_hooks, clean, log_to_stderr, supervise, watch};
 use super::{Failure, Format, PlaceArgs, SocketArgs, StateArgs};
 use crate::{
     addresses,
-    agent::{HookChoice, Options, Running, start},
+    agent::{
+        HookChoice, Options, Running,
+        links::{self, Hands},
+        start,
+    },
     apply::{NamespaceSelector, Settings},
     attach::Attach,
     control::{self, Answer},
@@ -198,7 +202,8 @@ impl Run {
             control,
             log,
             proxy,
-            object: _programs,
+            object,
+            redirects,
             socket,
         } = running;
         let (detach_sender, mut detach_wanted) = mpsc::channel(16);
@@ -211,6 +216,14 @@ impl Run {
             tokio::spawn(supervise("log", events::forward(log)));
         }
         tokio::spawn(clean(agent.clone()));
+        let hands = Hands {
+            ebpf: object,
+            pins: Pins::below(&options.bpffs),
+            wanted: options.wanted.clone(),
+            redirects,
+        };
+        let following = links::follow(agent.clone(), hands);
+        tokio::spawn(supervise("interfaces", following));
         tokio::spawn(watch(agent.clone()));
         tokio::spawn(addresses::watch(agent.clone()));
         tokio::spawn(ask_hooks(agent.clone()));
@@ -231,6 +244,7 @@ impl Run {
                 tracing::info!("stopping; what was enforced stays enforced until `enforcer detach`");
             }
             Some(leaving) = detach_wanted.recv() => {
+                agent.leave();
                 let removed = detach::all(&Pins::below(&options.bpffs), &options.netns).await;
                 drop(proxy);
                 agent.forget();

@@ -126,6 +126,9 @@ fn unusual(status: &Status, out: &mut String) -> std::fmt::Result {
         let left = pause.left_seconds;
         writeln!(out, "PAUSED   {pod} for {left} s more: {reason}")?;
     }
+    if let Some(error) = &status.interfaces_error {
+        writeln!(out, "FAILING  new interfaces are not guarded: {error}")?;
+    }
     if let Some(shadow) = &status.shadow {
         writeln!(
             out,

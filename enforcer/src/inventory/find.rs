@@ -5,6 +5,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use futures_util::TryStreamExt;
@@ -37,7 +38,7 @@ impl Wanted {
     }
 
     /// Whether a pod is among those to be policed.
-    fn names(&self, pod: &LocalPod) -> bool {
+    pub(super) fn names(&self, pod: &LocalPod) -> bool {
         let named = |i: &Interface| self.interfaces.contains(&i.link.name);
         self.interfaces.is_empty() || pod.interfaces.iter().any(named)
     }
@@ -53,36 +54,16 @@ pub async fn find(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, Invent
     let mut finder = Finder::new(&handle, &links);
     let (mut pods, mut lost) = (Vec::new(), Vec::new());
     for pod in &cluster.pods {
-        if pod.finished || wanted.node.is_some() && wanted.node != pod.node {
-            continue;
+        match finder.place(pod, wanted, &known).await? {
+            Place::Here(found) => pods.push(*found),
+            Place::Lost(reason) => lost.push(((pod.namespace.clone(), pod.name.clone()), reason)),
+            Place::Elsewhere => {}
         }
-        let name = (pod.namespace.clone(), pod.name.clone());
-        let mut found = match (&pod.interface, &pod.netns, known.get(&name)) {
-            (Some(interface), _, _) => finder.by_interface(pod, interface).await?,
-            (None, Some(path), _) => finder.by_netns(pod, Path::new(path)).await?,
-            (None, None, Some(interface)) => finder.by_interface(pod, interface).await?,
-            // Without the node's name, a pod that nothing leads to is another node's.
-            (None, None, None) if wanted.says_nothing() => continue,
-            (None, None, None) => match finder.by_address(pod).await? {
-                Ok(found) => found,
-                Err(_) if wanted.node.is_none() => continue,
-                Err(reason) => {
-                    lost.push((name, reason));
-                    continue;
-                }
-            },
-        };
-        found.gateway = is_gateway(pod)?;
-        found.hides_sockets = hides_sockets(found.netns.as_ref());
-        if !wanted.names(&found) {
-            found.enrolment = Enrolment::NotNamed;
-        }
-        pods.push(found);
     }
     check(&pods, wanted)?;
     let node_addresses = node_addresses(&handle).await?;
     Ok(Inventory {
-        cluster,
+        cluster: Arc::new(cluster),
         pods,
         lost,
         node_addresses,
@@ -133,7 +114,7 @@ fn check(pods: &[LocalPod], wanted: &Wanted) -> Result<(), InventoryError> {
 }
 
 /// For interfaces that were asked for by name: the pod that has an address in the namespace behind.
-async fn named_interfaces(
+pub(super) async fn named_interfaces(
     handle: &Handle,
     links: &[Link],
     cluster: &Cluster,
@@ -168,7 +149,15 @@ async fn named_interfaces(
     Ok(known)
 }
 
-struct Finder<'a> {
+/// Where a pod of the inventory is.
+pub(super) enum Place {
+    Here(Box<LocalPod>),
+    /// On this node, and not to be found.
+    Lost(Lost),
+    Elsewhere,
+}
+
+pub(super) struct Finder<'a> {
     handle: &'a Handle,
     links: &'a [Link],
     /// Where each namespace that the node has an id for can be opened.
@@ -178,13 +167,56 @@ struct Finder<'a> {
 }
 
 impl<'a> Finder<'a> {
-    fn new(handle: &'a Handle, links: &'a [Link]) -> Self {
+    pub(super) fn new(handle: &'a Handle, links: &'a [Link]) -> Self {
         Self {
             handle,
             links,
             namespaces: None,
             holders: None,
         }
+    }
+
+    /// Looks for a pod. `known` are interfaces that were asked for by name, with the pod behind each.
+    pub(super) async fn place(
+        &mut self,
+        pod: &Pod,
+        wanted: &Wanted,
+        known: &BTreeMap<super::PodName, String>,
+    ) -> Result<Place, InventoryError> {
+        if pod.finished || wanted.node.is_some() && wanted.node != pod.node {
+            return Ok(Place::Elsewhere);
+        }
+        let name = (pod.namespace.clone(), pod.name.clone());
+        let mut found = match (&pod.interface, &pod.netns, known.get(&name)) {
+            (Some(interface), _, _) => self.by_interface(pod, interface).await?,
+            (None, Some(path), _) => self.by_netns(pod, Path::new(path)).await?,
+            (None, None, Some(interface)) => self.by_interface(pod, interface).await?,
+            // Without the node's name, a pod that nothing leads to is another node's.
+            (None, None, None) if wanted.says_nothing() => return Ok(Place::Elsewhere),
+            (None, None, None) => match self.by_address(pod).await? {
+                Ok(found) => found,
+                Err(_) if wanted.node.is_none() => return Ok(Place::Elsewhere),
+                Err(reason) => return Ok(Place::Lost(reason)),
+            },
+        };
+        found.gateway = is_gateway(pod)?;
+        found.hides_sockets = hides_sockets(found.netns.as_deref());
+        if !wanted.names(&found) {
+            found.enrolment = Enrolment::NotNamed;
+        }
+        Ok(Place::Here(Box::new(found)))
+    }
+
+    /// The interface as it is now, if it is still the same link to the same namespace.
+    pub(super) fn still(&self, interface: &Interface) -> Option<Interface> {
+        let was = &interface.link;
+        let link = self.links.iter().find(|link| link.index == was.index)?;
+        let same = link.is_pair() == was.is_pair() && link.peer_netns_id == was.peer_netns_id;
+        same.then(|| Interface {
+            inside: interface.inside.clone(),
+            hook: interface.hook,
+            ..self.interface(link, interface.netns_id, &[])
+        })
     }
 
     /// The pod whose namespace nobody has named: the one that has the pod's address.
@@ -260,24 +292,35 @@ impl<'a> Finder<'a> {
             }
             None => (self.namespace_behind(link).await?, link.peer_netns_id),
         };
-        let inside = match &netns {
-            Some(netns) => netlink::links(&netlink::connect(netns)?).await?,
-            None => Vec::new(),
+        let mut interfaces = Vec::new();
+        if let (Some(netns), Some(id)) = (&netns, id) {
+            // The annotation says where the pod is. What else leads there is as good a way in.
+            interfaces = self.leading_to(netns, id).await?;
+        }
+        match interfaces.iter().position(|i| i.link.index == link.index) {
+            Some(place) => interfaces.swap(0, place),
+            None => interfaces.insert(0, self.interface(link, id, &[])),
+        }
+        Ok(local(pod, interfaces, netns))
+    }
+
+    /// The links between the node and a namespace.
+    async fn leading_to(&self, netns: &Netns, id: i32) -> Result<Vec<Interface>, InventoryError> {
+        let inside = netlink::links(&netlink::connect(netns)?).await?;
+        let ends = |link: &&Link| {
+            let leads = link.is_pair() && link.peer_netns_id == Some(id);
+            leads && inside.iter().any(|far| are_ends(link, far))
         };
-        Ok(local(pod, vec![self.interface(link, id, &inside)], netns))
+        let links = self.links.iter().filter(ends);
+        Ok(links
+            .map(|link| self.interface(link, Some(id), &inside))
+            .collect())
     }
 
     async fn by_netns(&mut self, pod: &Pod, path: &Path) -> Result<LocalPod, InventoryError> {
         let netns = Netns::open(path)?;
         let id = netlink::netns_id(self.handle, &netns).await?;
-        let inside = netlink::links(&netlink::connect(&netns)?).await?;
-        let interfaces: Vec<Interface> = self
-            .links
-            .iter()
-            .filter(|link| link.is_pair() && link.peer_netns_id == Some(id))
-            .filter(|link| inside.iter().any(|far| are_ends(link, far)))
-            .map(|link| self.interface(link, Some(id), &inside))
-            .collect();
+        let interfaces = self.leading_to(&netns, id).await?;
         if interfaces.is_empty() {
             return Err(InventoryError::NotConnected {
                 pod: format!("{}/{}", pod.namespace, pod.name),
@@ -408,10 +451,11 @@ fn local(pod: &Pod, interfaces: Vec<Interface>, netns: Option<Netns>) -> LocalPo
         name: (pod.namespace.clone(), pod.name.clone()),
         addresses: pod.ips.clone(),
         interfaces,
-        netns,
+        netns: netns.map(Arc::new),
         enrolment: Enrolment::Wanted,
         gateway: false,
         hides_sockets: false,
+        away: None,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::*;
 
 /// The world's pods on node `n1`, without a word on where they are.
-fn unannotated(world: &World) -> String {
+pub(super) fn unannotated(world: &World) -> String {
     let lines: Vec<&str> = world
         .manifests
         .lines()

@@ -9,6 +9,7 @@ mod flows;
 mod holes;
 mod hooks;
 mod inventory;
+mod links;
 mod node;
 mod operate;
 mod packets;

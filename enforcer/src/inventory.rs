@@ -4,13 +4,15 @@
 mod again;
 pub mod file;
 mod find;
+mod node;
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use policyc::cluster::Cluster;
 
 pub use again::again;
-pub use find::{Wanted, find, node_addresses};
+pub use find::{Wanted, find};
+pub use node::node_addresses;
 
 use crate::{
     attach::HookAt,

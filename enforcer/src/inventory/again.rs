@@ -115,12 +115,15 @@ impl<'a> Owners<'a> {
             interfaces: left,
             netns: pod.netns.clone(),
             enrolment: pod.enrolment,
+            gateway: pod.gateway,
+            hides_sockets: pod.hides_sockets,
             away: None,
         };
         match place {
             Place::Here(found) => {
                 if found.netns.is_some() {
                     now.netns = found.netns;
+                    now.hides_sockets = found.hides_sockets;
                 }
                 if found.enrolment == Enrolment::Wanted {
                     now.enrolment = Enrolment::Wanted;

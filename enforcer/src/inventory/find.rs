@@ -8,18 +8,19 @@ use std::{
     sync::Arc,
 };
 
-use futures_util::TryStreamExt;
-use netlink_packet_route::address::AddressAttribute;
 use policyc::cluster::{Cluster, Pod};
 use rtnetlink::Handle;
 
-use super::{Enrolment, Interface, Inventory, InventoryError, LocalPod, Lost};
+use super::{
+    Enrolment, Interface, Inventory, InventoryError, LocalPod, Lost,
+    node::{addresses, namespaces, node_addresses},
+};
 use crate::{
     attach::HookAt,
     flows::forwards,
-    netlink::{self, Link, NetlinkError, request},
+    netlink::{self, Link},
     netns::Netns,
-    proxy_netns::{L7, REJ, is_own},
+    proxy_netns::{L7, REJ},
 };
 
 /// What to look for.
@@ -68,22 +69,6 @@ pub async fn find(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, Invent
         lost,
         node_addresses,
     })
-}
-
-/// The addresses of the calling thread's namespace that others can reach it by.
-pub async fn node_addresses(handle: &Handle) -> Result<Vec<IpAddr>, InventoryError> {
-    let mut addresses: Vec<IpAddr> = addresses(handle)
-        .await?
-        .into_iter()
-        .filter(|address| match address {
-            IpAddr::V4(v4) => !v4.is_loopback(),
-            IpAddr::V6(v6) => !v6.is_loopback() && !v6.is_unicast_link_local(),
-        })
-        .filter(|address| !is_own(*address))
-        .collect();
-    addresses.sort_unstable();
-    addresses.dedup();
-    Ok(addresses)
 }
 
 fn check(pods: &[LocalPod], wanted: &Wanted) -> Result<(), InventoryError> {
@@ -361,64 +346,6 @@ impl<'a> Finder<'a> {
 /// Both ends of one link, each as its own namespace numbers it.
 fn are_ends(near: &Link, far: &Link) -> bool {
     far.index == near.peer && far.peer == near.index
-}
-
-/// Every namespace that has a name or a process, by the id that the node knows it by.
-async fn namespaces(handle: &Handle) -> Result<BTreeMap<i32, PathBuf>, InventoryError> {
-    let mut known = BTreeMap::new();
-    let mut seen = BTreeSet::new();
-    let processes = numbered("/proc").into_iter().map(|p| p.join("ns/net"));
-    for path in children("/run/netns").into_iter().chain(processes) {
-        // Processes end while we look, and names may be stale: neither is a namespace then.
-        let Ok(meta) = fs::metadata(&path) else {
-            continue;
-        };
-        if !seen.insert(std::os::unix::fs::MetadataExt::ino(&meta)) {
-            continue;
-        }
-        let Ok(netns) = Netns::open(&path) else {
-            continue;
-        };
-        if let Ok(Some(id)) = netlink::known_netns_id(handle, &netns).await {
-            known.entry(id).or_insert(path);
-        }
-    }
-    Ok(known)
-}
-
-fn children(folder: &str) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    paths.sort();
-    paths
-}
-
-fn numbered(folder: &str) -> Vec<PathBuf> {
-    let is_number = |path: &PathBuf| {
-        path.file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(|name| name.bytes().all(|b| b.is_ascii_digit()))
-    };
-    children(folder).into_iter().filter(is_number).collect()
-}
-
-async fn addresses(handle: &Handle) -> Result<Vec<IpAddr>, NetlinkError> {
-    let messages: Vec<_> = handle
-        .address()
-        .get()
-        .execute()
-        .try_collect()
-        .await
-        .map_err(request("list", "addresses"))?;
-    Ok(messages
-        .iter()
-        .flat_map(|message| &message.attributes)
-        .filter_map(|attribute| match attribute {
-            AddressAttribute::Address(address) => Some(*address),
-            _ => None,
-        })
-        .collect())
 }
 
 /// What the annotation says; nothing is no.

@@ -38,6 +38,11 @@ const GUEST_TESTS: &[GuestTest] = &[
         programs: &[],
     },
     GuestTest {
+        binary: "hygiene",
+        smoke: &[],
+        programs: &[],
+    },
+    GuestTest {
         binary: "policies",
         smoke: &[],
         programs: &[],
@@ -62,6 +67,9 @@ const GUEST_TESTS: &[GuestTest] = &[
             "a_restart_that_fails",
             "remote_pods_are_judged",
             "hooks::",
+            "every_path_on_a_routed_node_that_drops",
+            "removed_and_made_again_is_guarded_again_by",
+            "fragments_meet",
         ],
         programs: &["enforcer-under-test"],
     },

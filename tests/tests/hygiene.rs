@@ -56,6 +56,7 @@ fn every_row_holds_on_the_host() {
             ingress: ingress(case.hook),
             l7: L7_IFINDEX,
             rejects: REJ_IFINDEX,
+            features: 0,
         };
         let judge = |frame: &Vec<u8>| {
             let packet = parse(&frame[..]);

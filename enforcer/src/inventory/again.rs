@@ -7,6 +7,8 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use policyc::cluster::Pod;
+
 use super::{
     Enrolment, Interface, Inventory, InventoryError, LocalPod, Lost, PodName, Wanted,
     find::{Finder, Place, named_interfaces},
@@ -32,6 +34,14 @@ pub async fn again(before: &Inventory, wanted: &Wanted) -> Result<Inventory, Inv
     let (mut pods, mut lost) = (Vec::new(), Vec::new());
     for pod in &before.cluster.pods {
         let name = (pod.namespace.clone(), pod.name.clone());
+        if owners
+            .known
+            .get(&name)
+            .is_some_and(|known| known.is_whole(pod, &finder))
+        {
+            pods.extend(owners.known.remove(&name).map(Known::as_it_is));
+            continue;
+        }
         let place = match finder.place(pod, wanted, &named).await {
             Ok(place) => place,
             // What kept the agent from starting must not end it.
@@ -75,6 +85,33 @@ struct Known<'a> {
     left: Vec<Interface>,
 }
 
+impl Known<'_> {
+    /// Every link is there still, and no other one is the pod's: the common case, for which no
+    /// namespace need be opened.
+    fn is_whole(&self, pod: &Pod, finder: &Finder<'_>) -> bool {
+        let mine = |index| self.left.iter().any(|i| i.link.index == index);
+        let named = |name: &String| finder.index_of(name).is_none_or(mine);
+        let id = self.left.first().and_then(|interface| interface.netns_id);
+        self.left.len() == self.pod.interfaces.len()
+            && pod.interface.as_ref().is_none_or(named)
+            && id.is_some_and(|id| finder.leading_into(id).all(mine))
+    }
+
+    /// The pod, with its links as they are now.
+    fn as_it_is(self) -> LocalPod {
+        LocalPod {
+            name: self.pod.name.clone(),
+            addresses: self.pod.addresses.clone(),
+            interfaces: self.left,
+            netns: self.pod.netns.clone(),
+            enrolment: self.pod.enrolment,
+            gateway: self.pod.gateway,
+            hides_sockets: self.pod.hides_sockets,
+            away: None,
+        }
+    }
+}
+
 impl<'a> Owners<'a> {
     fn of(before: &'a Inventory, finder: &Finder<'_>) -> Self {
         let mut owners = Self {
@@ -108,17 +145,7 @@ impl<'a> Owners<'a> {
 
     /// A pod with what is left of its links and what was found anew.
     fn merged(&mut self, known: Known<'_>, place: Place) -> LocalPod {
-        let Known { pod, left } = known;
-        let mut now = LocalPod {
-            name: pod.name.clone(),
-            addresses: pod.addresses.clone(),
-            interfaces: left,
-            netns: pod.netns.clone(),
-            enrolment: pod.enrolment,
-            gateway: pod.gateway,
-            hides_sockets: pod.hides_sockets,
-            away: None,
-        };
+        let mut now = known.as_it_is();
         match place {
             Place::Here(found) => {
                 if found.netns.is_some() {

@@ -192,6 +192,18 @@ impl<'a> Finder<'a> {
         Ok(Place::Here(Box::new(found)))
     }
 
+    /// Number of the link of that name.
+    pub(super) fn index_of(&self, name: &str) -> Option<u32> {
+        let mut links = self.links.iter();
+        links.find(|link| link.name == name).map(|link| link.index)
+    }
+
+    /// Numbers of the links into the namespace of that id.
+    pub(super) fn leading_into(&self, id: i32) -> impl Iterator<Item = u32> {
+        let into = move |link: &&Link| link.is_veth && link.peer_netns_id == Some(id);
+        self.links.iter().filter(into).map(|link| link.index)
+    }
+
     /// The interface as it is now, if it is still the same link to the same namespace.
     pub(super) fn still(&self, interface: &Interface) -> Option<Interface> {
         let was = &interface.link;

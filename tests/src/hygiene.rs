@@ -4,7 +4,9 @@
 //! A row says what a packet is, what it meets and why; beside that it builds the packets, so that the
 //! words and what is tested cannot drift apart.
 
+mod headers;
 mod rows;
+mod segments;
 mod world;
 
 use std::fmt::Write as _;

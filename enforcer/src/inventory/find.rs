@@ -200,7 +200,7 @@ impl<'a> Finder<'a> {
 
     /// Numbers of the links into the namespace of that id.
     pub(super) fn leading_into(&self, id: i32) -> impl Iterator<Item = u32> {
-        let into = move |link: &&Link| link.is_veth && link.peer_netns_id == Some(id);
+        let into = move |link: &&Link| link.is_pair() && link.peer_netns_id == Some(id);
         self.links.iter().filter(into).map(|link| link.index)
     }
 

@@ -39,7 +39,7 @@ pub async fn again(before: &Inventory, wanted: &Wanted) -> Result<Inventory, Inv
             .get(&name)
             .is_some_and(|known| known.is_whole(pod, &finder))
         {
-            pods.extend(owners.known.remove(&name).map(Known::as_it_is));
+            pods.extend(owners.known.remove(&name).map(Known::into_pod));
             continue;
         }
         let place = match finder.place(pod, wanted, &named).await {
@@ -98,7 +98,7 @@ impl Known<'_> {
     }
 
     /// The pod, with its links as they are now.
-    fn as_it_is(self) -> LocalPod {
+    fn into_pod(self) -> LocalPod {
         LocalPod {
             name: self.pod.name.clone(),
             addresses: self.pod.addresses.clone(),
@@ -145,7 +145,7 @@ impl<'a> Owners<'a> {
 
     /// A pod with what is left of its links and what was found anew.
     fn merged(&mut self, known: Known<'_>, place: Place) -> LocalPod {
-        let mut now = known.as_it_is();
+        let mut now = known.into_pod();
         match place {
             Place::Here(found) => {
                 if found.netns.is_some() {

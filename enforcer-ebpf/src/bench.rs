@@ -1,5 +1,6 @@
 //! Programs that measure the parts of a decision, each with a random source address among
 //! [`SOURCES`], or a fixed one. They return what they found, so that nothing is left out.
+//! Two more are filters, to be attached beside ours.
 #![no_std]
 #![no_main]
 #![feature(asm_experimental_arch)] // in the modules shared with the programs proper
@@ -13,7 +14,7 @@ mod kernel;
 
 use aya_ebpf::{
     Global,
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_NO_PREALLOC, TC_ACT_SHOT},
     btf_maps::{HashMap, LpmTrie, lpm_trie::Key},
     helpers::bpf_get_prandom_u32,
     macros::{btf_map, classifier},
@@ -29,6 +30,8 @@ const ENTRIES: usize = 131_072;
 const DESTINATION: u32 = 0x0a00_0001;
 const PORT: u32 = 8_080;
 const INTERFACE: u32 = 1;
+/// Go on with the next program.
+const TCX_NEXT: i32 = -1;
 
 /// Sources among which a random one is taken; 0 takes the same one every time.
 #[unsafe(no_mangle)]
@@ -88,12 +91,53 @@ pub fn two_hashes(_ctx: TcContext) -> i32 {
 /// One longest-prefix lookup, key of sixteen bytes.
 #[classifier]
 pub fn lpm(_ctx: TcContext) -> i32 {
+    LPM.get(&mapped(source())).map_or(-1, |value| *value as i32)
+}
+
+/// A filter of one hash lookup: packets of sources that are not in the map are dropped.
+#[classifier]
+pub fn hash_filter(ctx: TcContext) -> i32 {
+    match ipv4_source(&ctx) {
+        Some(source) if HASH.get_ptr(source).is_none() => TC_ACT_SHOT,
+        _ => TCX_NEXT,
+    }
+}
+
+/// The same with a longest-prefix lookup.
+#[classifier]
+pub fn lpm_filter(ctx: TcContext) -> i32 {
+    match ipv4_source(&ctx) {
+        Some(source) if LPM.get(&mapped(source)).is_none() => TC_ACT_SHOT,
+        _ => TCX_NEXT,
+    }
+}
+
+/// Source of an IPv4 packet behind an Ethernet header, in host order.
+#[inline(always)]
+fn ipv4_source(ctx: &TcContext) -> Option<u32> {
+    const ETHERTYPE: usize = 12;
+    const SOURCE: usize = 14 + 12;
+    let start = ctx.data();
+    if start + SOURCE + size_of::<u32>() > ctx.data_end() {
+        return None;
+    }
+    // SAFETY: the bounds were looked at.
+    let ethertype = unsafe { ((start + ETHERTYPE) as *const u16).read_unaligned() };
+    if u16::from_be(ethertype) != 0x0800 {
+        return None;
+    }
+    // SAFETY: as above.
+    let source = unsafe { ((start + SOURCE) as *const u32).read_unaligned() };
+    Some(u32::from_be(source))
+}
+
+#[inline(always)]
+fn mapped(v4: u32) -> Key<[u8; 16]> {
     let mut bytes = [0; 16];
     bytes[10] = 0xff;
     bytes[11] = 0xff;
-    bytes[12..].copy_from_slice(&source().to_be_bytes());
-    let key = Key::new(128, bytes);
-    LPM.get(&key).map_or(-1, |value| *value as i32)
+    bytes[12..].copy_from_slice(&v4.to_be_bytes());
+    Key::new(128, bytes)
 }
 
 /// The whole decision: pod by interface, both addresses, port, class, row, cell.

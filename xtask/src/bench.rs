@@ -1,12 +1,15 @@
 //! `cargo xtask bench`: builds what measures, and runs it. Each bench fails when a stated goal is
 //! missed.
 
-use std::{path::PathBuf, process::Command};
+use std::{ffi::OsStr, path::PathBuf, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 
-use crate::{build, setup, step};
+use crate::{build, paths, setup, step};
+
+/// Cost against table size, as seen from the repository's root.
+const PICTURE: &str = "tests/figures/cost.svg";
 
 /// What can be measured.
 #[derive(Clone, Copy, ValueEnum)]
@@ -15,6 +18,8 @@ pub enum What {
     Compile,
     /// Nanoseconds of one decision in the kernel, beside a hash and a prefix lookup
     Datapath,
+    /// Real traffic between pods, beside nft, iptables and BPF maps
+    Net,
 }
 
 /// Measures.
@@ -25,6 +30,7 @@ pub fn run(what: What, json: Option<PathBuf>) -> Result<()> {
     match what {
         What::Compile => compile(json),
         What::Datapath => datapath(json),
+        What::Net => net(json),
     }
 }
 
@@ -34,7 +40,7 @@ fn compile(json: Option<PathBuf>) -> Result<()> {
     let mut policyc = build::cargo("build");
     policyc.args(["--release", "--package", "policyc"]);
     step::must("build policyc", &mut policyc, build::LIMIT)?;
-    program("bench-compile", json)
+    program("bench-compile", json, &[])
 }
 
 fn datapath(json: Option<PathBuf>) -> Result<()> {
@@ -42,15 +48,43 @@ fn datapath(json: Option<PathBuf>) -> Result<()> {
     let mut programs = build::bpf_cargo(&toolchain, "build");
     programs.args(["--bin", "enforcer-ebpf-bench"]);
     step::must("build the BPF programs", &mut programs, build::LIMIT)?;
-    program("bench-datapath", json)
+    program("bench-datapath", json, &[])
+}
+
+/// Leaves its picture where the README shows it.
+fn net(json: Option<PathBuf>) -> Result<()> {
+    let toolchain = setup::ready_for_peers()?;
+    build::bpf(&toolchain)?;
+    let mut programs = build::bpf_cargo(&toolchain, "build");
+    programs.args(["--bin", "enforcer-ebpf-bench"]);
+    step::must(
+        "build the bench's BPF programs",
+        &mut programs,
+        build::LIMIT,
+    )?;
+    let mut agent = build::cargo("build");
+    agent.args(["--release", "--package", "enforcer"]);
+    step::must("build the agent", &mut agent, build::LIMIT)?;
+    let agent = paths::target().join("release/enforcer");
+    program(
+        "bench-net",
+        json,
+        &[
+            OsStr::new("--enforcer"),
+            agent.as_os_str(),
+            OsStr::new("--svg"),
+            paths::root().join(PICTURE).as_os_str(),
+        ],
+    )
 }
 
 /// Builds one of the measuring programs, optimised as what it measures is, and runs it.
-fn program(name: &str, json: Option<PathBuf>) -> Result<()> {
+fn program(name: &str, json: Option<PathBuf>, arguments: &[&OsStr]) -> Result<()> {
     let mut bench = build::cargo("build");
     bench.args(["--release", "--package", "tests", "--bin", name]);
     step::must("build the bench", &mut bench, build::LIMIT)?;
-    let mut run = Command::new(crate::paths::target().join("release").join(name));
+    let mut run = Command::new(paths::target().join("release").join(name));
+    run.args(arguments);
     if let Some(path) = json {
         run.arg("--json").arg(path);
     }

@@ -78,7 +78,19 @@ impl Toolchain {
 /// # Errors
 /// What is missing, when it cannot be installed here.
 pub fn ready() -> Result<Toolchain> {
-    let missing = needs::missing();
+    have(needs::missing)
+}
+
+/// As [`ready`], with the filters that a bench compares ours with.
+///
+/// # Errors
+/// What is missing, when it cannot be installed here.
+pub fn ready_for_peers() -> Result<Toolchain> {
+    have(needs::missing_for_peers)
+}
+
+fn have(missing_now: fn() -> Vec<&'static Need>) -> Result<Toolchain> {
+    let missing = missing_now();
     if missing.is_empty() {
         return Ok(needs::toolchain());
     }
@@ -87,7 +99,7 @@ pub fn ready() -> Result<Toolchain> {
         bail!("{}", advice(&missing));
     }
     install(&missing)?;
-    let still = needs::missing();
+    let still = missing_now();
     if still.is_empty() {
         return Ok(needs::toolchain());
     }

@@ -36,6 +36,8 @@ enum Part {
     Compiler,
     /// Only to build bpf-linker.
     Linker,
+    /// Only for benches: what ours is compared with.
+    Peers,
 }
 
 const fn package(
@@ -156,6 +158,13 @@ const NEEDS: &[Need] = &[
         Part::Always,
         || paths::program("wg").is_some(),
     ),
+    package(
+        "iptables",
+        "to compare with",
+        "iptables",
+        Part::Peers,
+        || paths::program("iptables-nft-restore").is_some(),
+    ),
     package("strip", FOR_VM, "binutils", Part::Always, || {
         paths::program("strip").is_some()
     }),
@@ -195,6 +204,15 @@ const NEEDS: &[Need] = &[
 
 /// What is not there, in the order in which it is installed.
 pub fn missing() -> Vec<&'static Need> {
+    missing_of(false)
+}
+
+/// The same, with what benches compare ours with.
+pub fn missing_for_peers() -> Vec<&'static Need> {
+    missing_of(true)
+}
+
+fn missing_of(peers: bool) -> Vec<&'static Need> {
     let compiler = debian_is_there() || !nightly_is_there();
     let linker = !linker_is_there();
     NEEDS
@@ -203,6 +221,7 @@ pub fn missing() -> Vec<&'static Need> {
             Part::Always => true,
             Part::Compiler => compiler,
             Part::Linker => linker,
+            Part::Peers => peers,
         })
         .filter(|need| !(need.is_there)())
         .collect()

@@ -188,6 +188,11 @@ pub const MAPPED: u32 = 0xffff;
 pub const EXTENSIONS_MAX: usize = 8;
 /// Bytes that the fast path reads: Ethernet, IPv6, TCP.
 pub const NEAR_BYTES: u8 = 14 + 40 + 20;
+/// The same for IPv4.
+pub const NEAR_BYTES_V4: u8 = 14 + 20 + 20;
+/// Where an Ethernet header says what follows it, and what it says for IPv4.
+pub const ETHERTYPE_AT: usize = 12;
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
 
 impl Packet {
     /// A frame that says nothing.

@@ -73,9 +73,6 @@ fn tcp<W: Words + ?Sized, F: Flows>(
             return Judgement::new(Action::ToProxy, Reason::Upstream, Cell::NOTHING);
         }
     }
-    if flows.is_out(&key) {
-        return Judgement::pass(Reason::Outbound);
-    }
     reply(words, flows, from, packet, &key)
 }
 
@@ -93,6 +90,10 @@ fn reply<W: Words + ?Sized, F: Flows>(
     let cell = answer.cell;
     if matches!(cell.verdict(), Verdict::Allow) {
         return Judgement::new(Action::Pass, answer.reason, cell);
+    }
+    // After the table, which costs less to ask than the flows.
+    if flows.is_out(key) {
+        return Judgement::pass(Reason::Outbound);
     }
     if packet.bare_reset() {
         return Judgement::pass(Reason::BareReset);

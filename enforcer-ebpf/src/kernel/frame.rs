@@ -9,7 +9,7 @@ use core::{arch::asm, ptr::read_volatile};
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use enforcer_ebpf::{
     judge::{Place, features},
-    packet::{Frame, NEAR_BYTES},
+    packet::{ETHERTYPE_AT, ETHERTYPE_IPV4, Frame, NEAR_BYTES, NEAR_BYTES_V4},
 };
 
 use super::{
@@ -32,10 +32,11 @@ impl<'a> Skb<'a> {
     pub fn new(ctx: &'a TcContext, run: *mut Run) -> Self {
         let length = ctx.len();
         let (mut data, mut end) = (ctx.data(), ctx.data_end());
-        // Most packets are shorter than the longest headers and lie there as a whole: to pull those
-        // would cost more than to judge them, and might copy them.
+        // A pull that is not needed costs more than the verdict: a segment that TCP sends has its
+        // headers alone in the linear part, and is shared with the sender, so that it would be
+        // copied for the sake of a few bytes of its data.
         let wanted = length.min(u32::from(NEAR_BYTES));
-        if data + wanted as usize > end {
+        if data + wanted as usize > end && !is_ipv4_within(data, end) {
             // A failure leaves the linear part as it was: what is not there reads as absent.
             let _ = ctx.pull_data(wanted);
             (data, end) = (ctx.data(), ctx.data_end());
@@ -125,6 +126,13 @@ impl Frame for Far<'_> {
         // SAFETY: the run outlives this value.
         number ^ unsafe { (*self.run).blank() }
     }
+}
+
+/// The linear part holds the headers of an untagged IPv4 segment.
+#[inline(always)]
+fn is_ipv4_within(data: usize, end: usize) -> bool {
+    data + usize::from(NEAR_BYTES_V4) <= end
+        && u16::from_be_bytes(load_u16(data + ETHERTYPE_AT).to_ne_bytes()) == ETHERTYPE_IPV4
 }
 
 /// Four bytes of the packet. They lie within its linear part: the kernel refuses a program that has

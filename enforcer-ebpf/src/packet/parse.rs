@@ -1,7 +1,8 @@
 //! Reads the headers one after the other. What it reads through is in the parent.
 
 use super::{
-    EXTENSIONS_MAX, Frame, Kind, MAPPED, NEAR_BYTES, Packet, Part, Rest, Unread, flag, protocol,
+    ETHERTYPE_AT, ETHERTYPE_IPV4, EXTENSIONS_MAX, Frame, Kind, MAPPED, NEAR_BYTES, Packet, Part,
+    Rest, Unread, flag, protocol,
 };
 use crate::reason::Reason;
 
@@ -12,7 +13,6 @@ const IPV6: usize = 40;
 const TCP: usize = 20;
 const PORTS: usize = 4;
 const ETHERTYPE_ARP: u16 = 0x0806;
-const ETHERTYPE_IPV4: u16 = 0x0800;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
 const ETHERTYPE_SERVICE_VLAN: u16 = 0x88a8;
@@ -41,7 +41,7 @@ fn rejected(reason: Reason) -> Packet {
 
 #[inline(always)]
 fn ethernet<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Rest, Reason> {
-    match u16::from_be_bytes(frame.near(ETHERNET - 2).ok_or(Reason::Malformed)?) {
+    match u16::from_be_bytes(frame.near(ETHERTYPE_AT).ok_or(Reason::Malformed)?) {
         ETHERTYPE_IPV4 => {
             let header = frame.near(ETHERNET).ok_or(Reason::Malformed)?;
             ipv4(frame, packet, ETHERNET, &header)

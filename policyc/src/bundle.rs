@@ -12,6 +12,7 @@
 //!     48    32  SHA-256 of the payload
 //!     80     -  payload: length of the program in bytes (8), program, inventory; bincode 2 with
 //!               fixed-size integers, little-endian
+//!      -   104  a signature over all bytes before it, or nothing: `sign`
 //! ```
 //!
 //! A node reads the program alone: 100 000 pods would be read for nothing. The same sources give the
@@ -25,6 +26,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     inventory::Inventory,
     ir::{Literal, Program},
+    sign::{TRAILER, Trailer},
 };
 
 /// First bytes of every bundle.
@@ -47,6 +49,8 @@ pub struct Bundle {
     pub compiler: String,
     /// SHA-256 of the payload, in lower-case hexadecimal.
     pub hash: String,
+    /// The key that claims to have signed it, by its fingerprint. Reading verifies no signature.
+    pub signer: Option<String>,
     pub program: Program,
 }
 
@@ -139,8 +143,34 @@ pub fn read(bytes: &[u8]) -> Result<Bundle, BundleError> {
             .iter()
             .map(|b| format!("{b:02x}"))
             .collect(),
+        signer: whole.trailer.map(|trailer| trailer.signer()),
         program,
     })
+}
+
+/// The bytes that a signature covers, and the signature. Only the header is looked at: what is not
+/// signed is not to be read.
+///
+/// # Errors
+/// Bytes that are not as long as the header says.
+pub fn split(bytes: &[u8]) -> Result<(&[u8], Option<Trailer>), BundleError> {
+    let (content, rest) = lengths(bytes)?;
+    if rest.is_empty() {
+        return Ok((content, None));
+    }
+    match Trailer::read(rest) {
+        Some(trailer) => Ok((content, Some(trailer))),
+        // A piece of a signature, or anything else.
+        None if rest.len() < TRAILER
+            && crate::sign::MAGIC.starts_with(&rest[..rest.len().min(8)]) =>
+        {
+            Err(BundleError::Truncated {
+                expected: (content.len() + TRAILER) as u64,
+                found: bytes.len() as u64,
+            })
+        }
+        None => Err(BundleError::Trailing(rest.len() as u64)),
+    }
 }
 
 /// Reads a bundle's inventory.
@@ -156,14 +186,16 @@ struct Whole<'a> {
     header: &'a [u8; HEADER],
     program: &'a [u8],
     inventory: &'a [u8],
+    trailer: Option<Trailer>,
 }
 
-fn whole(bytes: &[u8]) -> Result<Whole<'_>, BundleError> {
+/// A bundle's own bytes, and what follows them.
+fn lengths(bytes: &[u8]) -> Result<(&[u8], &[u8]), BundleError> {
     if !bytes.starts_with(&MAGIC) {
         return Err(BundleError::Foreign);
     }
     let found = bytes.len() as u64;
-    let (header, payload) = bytes
+    let (header, _) = bytes
         .split_first_chunk::<HEADER>()
         .ok_or(BundleError::Truncated {
             expected: HEADER as u64,
@@ -188,12 +220,17 @@ fn whole(bytes: &[u8]) -> Result<Whole<'_>, BundleError> {
         return Err(BundleError::TooLarge(length));
     }
     let expected = HEADER as u64 + length;
-    if found < expected {
-        return Err(BundleError::Truncated { expected, found });
-    }
-    if found > expected {
-        return Err(BundleError::Trailing(found - expected));
-    }
+    let split = usize::try_from(expected).ok();
+    split
+        .and_then(|at| bytes.split_at_checked(at))
+        .ok_or(BundleError::Truncated { expected, found })
+}
+
+fn whole(bytes: &[u8]) -> Result<Whole<'_>, BundleError> {
+    let (content, trailer) = split(bytes)?;
+    let (header, payload) = content
+        .split_first_chunk::<HEADER>()
+        .ok_or(BundleError::Foreign)?;
     if Sha256::digest(payload)[..] != part::<32>(header, 48) {
         return Err(BundleError::Checksum);
     }
@@ -208,6 +245,7 @@ fn whole(bytes: &[u8]) -> Result<Whole<'_>, BundleError> {
         header,
         program,
         inventory,
+        trailer,
     })
 }
 

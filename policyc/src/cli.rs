@@ -6,6 +6,8 @@ mod completions;
 mod eval;
 mod explain;
 mod inspect;
+mod keygen;
+mod sign;
 mod sources;
 mod time;
 mod verify;
@@ -45,6 +47,8 @@ enum Command {
     Eval(eval::Args),
     Explain(Box<explain::Args>),
     Inspect(inspect::Args),
+    Keygen(keygen::Args),
+    Sign(sign::Args),
     Verify(verify::Args),
 }
 
@@ -57,6 +61,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Inspect(args) => inspect::run(&args),
+        Command::Keygen(args) => keygen::run(&args),
+        Command::Sign(args) => sign::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match outcome {

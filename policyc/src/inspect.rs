@@ -31,6 +31,12 @@ pub fn program(bundle: &Bundle, lines: usize) -> String {
             bundle.generation, bundle.compiler
         )?;
         writeln!(text, "sha256 {}", bundle.hash)?;
+        if let Some(signer) = &bundle.signer {
+            writeln!(
+                text,
+                "signed by key {signer}, as it says: `verify --signature`"
+            )?;
+        }
         writeln!(
             text,
             "trust domain {}, root namespace {}, catch-all DENY: {:?}",

@@ -30,5 +30,6 @@ pub mod read;
 pub mod report;
 pub mod request;
 pub mod resolve;
+pub mod sign;
 mod token_json;
 pub mod verify;

@@ -56,6 +56,38 @@ impl From<CatchAll> for CatchAllDeny {
     }
 }
 
+/// The same, where a command does something without manifests, too.
+#[derive(clap::Args, Debug)]
+pub struct MaybeSourceArgs {
+    /// Manifests: a file, a folder with *.yaml, *.yml and *.json, or `-` for standard input
+    #[arg(short = 'f', long = "file", value_name = "PATH")]
+    files: Vec<String>,
+
+    /// MeshConfig, plain or as Istio's ConfigMap
+    #[arg(long, value_name = "FILE", requires = "files")]
+    mesh: Option<PathBuf>,
+
+    /// What a DENY rule without from, to and when is expected to mean in the bundle
+    #[arg(long, value_enum, requires = "files")]
+    pub catch_all_deny: Option<CatchAll>,
+
+    /// Key set for a jwksUri; repeatable
+    #[arg(long, value_name = "URI=FILE", requires = "files")]
+    jwks: Vec<String>,
+}
+
+impl MaybeSourceArgs {
+    /// The sources, where manifests were given. What a catch-all DENY means is not theirs to say.
+    pub fn given(&self) -> Option<SourceArgs> {
+        (!self.files.is_empty()).then(|| SourceArgs {
+            files: self.files.clone(),
+            mesh: self.mesh.clone(),
+            catch_all_deny: CatchAll::DenyAll,
+            jwks: self.jwks.clone(),
+        })
+    }
+}
+
 /// Manifests that say who is where, beside a bundle that holds the policies.
 #[derive(clap::Args, Debug)]
 pub struct InventoryArgs {

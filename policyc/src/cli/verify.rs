@@ -1,4 +1,4 @@
-//! `policyc verify`: does a bundle mean what its sources say?
+//! `policyc verify`: does a bundle mean what its sources say, and who has signed it?
 
 use std::{
     fs,
@@ -8,29 +8,57 @@ use std::{
 };
 
 use anyhow::Context;
-use policyc::{bundle, options::Options, verify::verify};
+use policyc::{
+    bundle::{self, Bundle},
+    options::{CatchAllDeny, Options},
+    sign,
+    verify::verify,
+};
 
-use super::{Outcome, sources::SourceArgs};
+use super::{
+    Outcome,
+    sign::public_keys,
+    sources::{MaybeSourceArgs, SourceArgs},
+};
 
-/// Proves that a bundle means what its sources say
+/// Proves that a bundle means what its sources say, and that it was signed
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Example:
+#[command(after_help = "Examples:
   policyc verify bundle.bin -f manifests/
+  policyc verify --signature policyc.pub bundle.bin
+  policyc verify --signature old.pub --signature new.pub bundle.bin -f manifests/
 
 Every scope, every set of source predicates, every port class and every rule that is left to
 userspace is compared with the naive reading of the sources. What a catch-all DENY means is taken
-from the bundle.")]
+from the bundle. A signature may be of any of the keys.")]
 pub struct Args {
     /// The bundle
+    #[arg(value_name = "BUNDLE")]
     bundle: PathBuf,
 
+    /// Public key, PEM, of which one must have signed the bundle; repeatable
+    #[arg(long, value_name = "KEY", required_unless_present = "files")]
+    signature: Vec<PathBuf>,
+
     #[command(flatten)]
-    sources: SourceArgs,
+    sources: MaybeSourceArgs,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let name = args.bundle.display();
     let bytes = fs::read(&args.bundle).with_context(|| format!("cannot read {name}"))?;
+    let keys = public_keys(&args.signature)?;
+    if !keys.is_empty() {
+        // Before anything else of it is read.
+        let key = match sign::verify(&bytes, &keys) {
+            Ok(key) => sign::fingerprint(key.as_bytes()),
+            Err(error) => {
+                eprintln!("policyc: {name}: {error}");
+                return Ok(Outcome::Bad);
+            }
+        };
+        writeln!(stdout(), "signed by key {key}")?;
+    }
     let bundle = match bundle::read(&bytes) {
         Ok(bundle) => bundle,
         Err(error) => {
@@ -38,7 +66,27 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             return Ok(Outcome::Bad);
         }
     };
-    let loaded = match args.sources.load() {
+    match args.sources.given() {
+        Some(sources) => {
+            let of_bundle = bundle.program.catch_all_deny;
+            let expected = args.sources.catch_all_deny.map(Into::into);
+            if expected.is_some_and(|expected: CatchAllDeny| expected != of_bundle) {
+                eprintln!("policyc: {name} was compiled with another --catch-all-deny");
+                return Ok(Outcome::Bad);
+            }
+            compare(&bundle, &sources)
+        }
+        None => {
+            let (generation, hash) = (bundle.generation, &bundle.hash);
+            writeln!(stdout(), "generation {generation}, sha256 {hash}")?;
+            Ok(Outcome::Good)
+        }
+    }
+}
+
+/// Compares a bundle with its sources.
+fn compare(bundle: &Bundle, sources: &SourceArgs) -> anyhow::Result<Outcome> {
+    let loaded = match sources.load() {
         Ok(loaded) => loaded,
         Err(outcome) => return Ok(outcome),
     };
@@ -47,7 +95,7 @@ pub fn run(args: &Args) -> anyhow::Result<Outcome> {
             .duration_since(UNIX_EPOCH)
             .context("the clock")?
             .as_secs(),
-        jwks: args.sources.key_sets()?,
+        jwks: sources.key_sets()?,
         catch_all_deny: bundle.program.catch_all_deny,
     };
     let start = Instant::now();

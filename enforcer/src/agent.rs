@@ -59,6 +59,7 @@ use crate::{
     },
     state::{HISTORY_MAX, Keeper, Kept, Names, Past},
     table::Tables,
+    trust::Trust,
 };
 
 /// The agent.
@@ -81,6 +82,8 @@ pub struct Agent {
     paths: Mutex<BTreeMap<PodName, HookPath>>,
     /// As it was started, for reports.
     configuration: BTreeMap<String, serde_json::Value>,
+    /// Which bundles are accepted.
+    trust: Trust,
 }
 
 struct State {
@@ -132,9 +135,9 @@ pub enum OrderError {
 impl Agent {
     /// Makes a bundle the active one. Blocks for a grace period.
     pub fn load(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
-        let loaded = apply::read(path)?;
+        let loaded = apply::read(path, &self.trust)?;
         let mut state = self.state();
-        apply::check_order(&loaded, state.kept.newest)?;
+        apply::check_order(&loaded, state.kept.newest, &self.trust)?;
         let prepared = apply::link(
             &loaded,
             &state.inventory,
@@ -267,6 +270,12 @@ impl Agent {
         let staged = state.tables.stage_in(idle, &prepared.linked.words);
         let staged = staged.map_err(ApplyError::from)?;
         let bytes = std::mem::take(&mut loaded.bytes);
+        let (number, hash) = (loaded.bundle.generation, &loaded.bundle.hash);
+        let remembered = self.trust.remember(number, hash);
+        remembered.map_err(|source| ApplyError::Untrusted {
+            path: loaded.path.clone(),
+            source,
+        })?;
         let generation = apply::generation(loaded, prepared, &staged, began.elapsed());
         let generation = Arc::new(generation);
         let names = Names::of(generation.epoch, &generation.attributions);

@@ -36,6 +36,7 @@ use crate::{
     inventory::{Enrolment, Inventory, LocalPod, PodName},
     proxy::rules::Rules,
     table::{Staged, TableError},
+    trust::{Trust, TrustError},
 };
 
 /// Largest bundle that is read, in bytes.
@@ -141,6 +142,12 @@ pub enum ApplyError {
         #[source]
         source: CompileError,
     },
+    #[error("bundle `{path}` is not accepted")]
+    Untrusted {
+        path: PathBuf,
+        #[source]
+        source: TrustError,
+    },
     #[error(
         "bundle `{path}` is of generation {found}, and generation {active} is active: compile it with a higher one"
     )]
@@ -173,8 +180,9 @@ pub struct Prepared {
     pub time: Duration,
 }
 
-/// Reads a bundle and checks that it is whole and of this version.
-pub fn read(path: &Path) -> Result<Loaded, ApplyError> {
+/// Reads a bundle and checks that it is signed where that is required, whole, and of this version.
+/// Whether it may follow what is active is [`check_order`]'s question.
+pub fn read(path: &Path, trust: &Trust) -> Result<Loaded, ApplyError> {
     let start = Instant::now();
     let failed = |source| ApplyError::Read {
         path: path.into(),
@@ -187,6 +195,12 @@ pub fn read(path: &Path) -> Result<Loaded, ApplyError> {
         )));
     }
     let bytes = fs::read(path).map_err(failed)?;
+    trust
+        .check_signature(&bytes)
+        .map_err(|source| ApplyError::Untrusted {
+            path: path.into(),
+            source,
+        })?;
     let bundle = bundle::read(&bytes).map_err(|source| ApplyError::Bundle {
         path: path.into(),
         source,
@@ -267,8 +281,16 @@ pub fn generation(
     }
 }
 
-/// Refuses a bundle that is older than the active one. Generation 0 is unordered.
-pub fn check_order(loaded: &Loaded, active: u64) -> Result<(), ApplyError> {
+/// Refuses a bundle that is older than one that was active, and where signatures are required one
+/// that is older than any that was ever accepted. Generation 0 is unordered. An operator's rollback
+/// does not ask this.
+pub fn check_order(loaded: &Loaded, active: u64, trust: &Trust) -> Result<(), ApplyError> {
+    trust
+        .check_order(loaded.bundle.generation, &loaded.bundle.hash)
+        .map_err(|source| ApplyError::Untrusted {
+            path: loaded.path.clone(),
+            source,
+        })?;
     let found = loaded.bundle.generation;
     if found != 0 && found < active {
         return Err(ApplyError::Older {

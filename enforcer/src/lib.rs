@@ -30,6 +30,7 @@ pub mod report;
 pub mod rights;
 pub mod state;
 pub mod table;
+pub mod trust;
 pub mod uplinks;
 
 /// An error with all that caused it, on one line.

@@ -9,7 +9,7 @@
 //!
 //! A bundle has one signature or none. Whoever verifies holds the public keys that it trusts, and
 //! accepts a signature of any of them: so a key is replaced by trusting both, signing with the new
-//! one, and then trusting the old one no more. `policyc/SIGNING.md` says what that protects from.
+//! one, and then trusting the old one no more. `enforcer/TRUST.md` says what that protects from.
 
 mod keys;
 

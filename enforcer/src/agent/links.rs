@@ -167,7 +167,7 @@ impl Agent {
         found: Arc<Inventory>,
     ) -> Result<BTreeSet<PodName>, OrderError> {
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        let loaded = relink::again(state, &active)?;
+        let loaded = relink::again(state, &active, &self.trust)?;
         let known = |pod: &&LocalPod| {
             let mut pods = active.pods.iter();
             pods.any(|known| (&known.namespace, &known.name) == (&pod.name.0, &pod.name.1))

@@ -3,7 +3,10 @@
 use std::{net::IpAddr, sync::Arc};
 
 use super::{Agent, OrderError, State};
-use crate::apply::{self, ApplyError, Generation, Loaded};
+use crate::{
+    apply::{self, ApplyError, Generation, Loaded},
+    trust::Trust,
+};
 
 impl Agent {
     /// Takes these for the node's own addresses from now on. `None` where they are the known ones.
@@ -29,7 +32,7 @@ impl Agent {
 
     pub(super) fn relink(&self, state: &mut State) -> Result<Arc<Generation>, OrderError> {
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        let loaded = again(state, &active)?;
+        let loaded = again(state, &active, &self.trust)?;
         let prepared = apply::link(
             &loaded,
             &state.inventory,
@@ -42,11 +45,15 @@ impl Agent {
 }
 
 /// The active bundle, as it was kept, or where it came from if that is the same still.
-pub(super) fn again(state: &State, active: &Generation) -> Result<Loaded, OrderError> {
-    let kept = apply::read(&state.keeper.bundle(&active.hash));
+pub(super) fn again(
+    state: &State,
+    active: &Generation,
+    trust: &Trust,
+) -> Result<Loaded, OrderError> {
+    let kept = apply::read(&state.keeper.bundle(&active.hash), trust);
     let loaded = match kept {
         Ok(kept) if kept.bundle.hash == active.hash => Ok(kept),
-        _ => apply::read(&active.bundle),
+        _ => apply::read(&active.bundle, trust),
     };
     let mut loaded = loaded?;
     if loaded.bundle.hash != active.hash {

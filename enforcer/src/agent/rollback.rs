@@ -20,7 +20,7 @@ impl Agent {
         };
         let (past, undone) = (past.clone(), undone.clone());
         let kept = state.keeper.bundle(&past.hash);
-        let mut loaded = apply::read(&kept)?;
+        let mut loaded = apply::read(&kept, &self.trust)?;
         if loaded.bundle.hash != past.hash {
             return Err(ApplyError::Another { path: kept }.into());
         }

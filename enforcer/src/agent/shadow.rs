@@ -55,12 +55,12 @@ impl Agent {
     /// Has a bundle asked beside the active one, in the place of any other. Blocks for a grace
     /// period.
     pub fn load_shadow(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
-        let mut loaded = apply::read(path)?;
+        let loaded = apply::read(path, &self.trust)?;
         let state = &mut *self.state();
         if self.active.load().is_none() {
             return Err(OrderError::NoTable);
         }
-        apply::check_order(&loaded, state.kept.newest)?;
+        apply::check_order(&loaded, state.kept.newest, &self.trust)?;
         self.begin_shadow(state, loaded)
     }
 
@@ -86,7 +86,7 @@ impl Agent {
     fn begin_shadow(
         &self,
         state: &mut State,
-        loaded: Loaded,
+        mut loaded: Loaded,
     ) -> Result<Arc<Generation>, OrderError> {
         let prepared = apply::link(
             &loaded,
@@ -125,6 +125,15 @@ impl Agent {
     /// Makes the shadow generation the active one: one store. Blocks for a grace period.
     pub fn promote_shadow(&self) -> Result<Arc<Generation>, OrderError> {
         let state = &mut *self.state();
+        let candidate = state.shadow.as_ref().ok_or(OrderError::NoShadow)?;
+        // A newer bundle may have become active since it was loaded.
+        let (generation, hash) = (candidate.generation.generation, &candidate.generation.hash);
+        let accepted = self.trust.check_order(generation, hash);
+        let accepted = accepted.and_then(|()| self.trust.remember(generation, hash));
+        accepted.map_err(|source| ApplyError::Untrusted {
+            path: candidate.generation.bundle.clone(),
+            source,
+        })?;
         let Some(shadow) = state.shadow.take() else {
             return Err(OrderError::NoShadow);
         };

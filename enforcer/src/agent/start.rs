@@ -45,6 +45,7 @@ use crate::{
     },
     rights::{self, RightsError},
     state::Keeper,
+    trust::{Trust, TrustError},
     uplinks::{self, UplinksError},
 };
 
@@ -56,6 +57,10 @@ pub struct Options {
     pub mesh: Option<PathBuf>,
     pub wanted: Wanted,
     pub settings: Settings,
+    /// Files of public keys of which one must have signed a bundle; none: bundles need no signature.
+    pub signature_keys: Vec<PathBuf>,
+    /// File that remembers the highest accepted generation, where signatures are required.
+    pub accepted: PathBuf,
     /// Directory on a BPF file system.
     pub bpffs: PathBuf,
     /// Name of the proxy's network namespace.
@@ -116,6 +121,8 @@ pub enum StartError {
     Inventory(#[from] InventoryError),
     #[error(transparent)]
     Apply(#[from] ApplyError),
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     #[error(transparent)]
     Pins(#[from] PinsError),
     #[error(transparent)]
@@ -204,6 +211,7 @@ pub async fn start(
 /// What the agent begins with.
 struct First {
     loaded: apply::Loaded,
+    trust: Trust,
     inventory: Inventory,
     /// What the table needs, when none is there before.
     needed: Room,
@@ -211,7 +219,9 @@ struct First {
 
 impl First {
     async fn read(options: &Options) -> Result<Self, StartError> {
-        let loaded = apply::read(&options.bundle)?;
+        let trust = Trust::open(&options.signature_keys, &options.accepted)?;
+        let loaded = apply::read(&options.bundle, &trust)?;
+        apply::check_order(&loaded, 0, &trust)?;
         let cluster = inventory::file::read(&options.inventory, options.mesh.as_deref())?;
         let inventory = inventory::find(cluster, &options.wanted).await?;
         for (name, reason) in &inventory.lost {
@@ -225,6 +235,7 @@ impl First {
         let prepared = apply::link(&loaded, &inventory, &options.settings, &nothing, 0)?;
         Ok(Self {
             loaded,
+            trust,
             inventory,
             needed: Room {
                 words: u32::try_from(prepared.linked.words.len()).unwrap_or(u32::MAX),
@@ -327,6 +338,7 @@ async fn bring_up(
         hooks: hooks.clone(),
         paths: Mutex::default(),
         configuration: options.configuration.clone(),
+        trust: first.trust,
     });
     let proxy = start_proxy(options, &agent, proxy_flows, &place)?;
     let takeover = Takeover {

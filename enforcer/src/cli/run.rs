@@ -25,7 +25,7 @@ use crate::{
     inventory::Wanted,
     pins::Pins,
     report::events,
-    uplinks,
+    trust, uplinks,
 };
 
 /// Enforce a bundle on this node
@@ -34,7 +34,7 @@ use crate::{
 /// enforced, and a new agent takes over without a gap. `enforcer detach` ends enforcement.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  enforcer run --bundle bundle.bin --inventory manifests/\n  enforcer run --bundle bundle.bin --inventory pods.yaml --interface vbackend --mode audit"
+    after_help = "Examples:\n  enforcer run --bundle bundle.bin --inventory manifests/\n  enforcer run --bundle bundle.bin --inventory pods.yaml --interface vbackend --mode audit\n  enforcer run --bundle bundle.bin --inventory manifests/ --require-signature policyc.pub"
 )]
 pub struct Run {
     /// The same options as a YAML mapping; what is given otherwise counts more
@@ -43,6 +43,12 @@ pub struct Run {
     /// Made by `policyc compile`
     #[arg(long, value_name = "FILE", env = "ENFORCER_BUNDLE")]
     bundle: PathBuf,
+    /// Accept only bundles that this public key has signed, PEM; repeatable, any of the keys will do
+    #[arg(long, value_name = "KEY", env = "ENFORCER_REQUIRE_SIGNATURE")]
+    require_signature: Vec<PathBuf>,
+    /// Where the highest accepted generation is remembered, with --require-signature
+    #[arg(long, value_name = "FILE", env = "ENFORCER_ACCEPTED", default_value = trust::STATE)]
+    accepted: PathBuf,
     /// Manifests of namespaces, pods, services and nodes: a file or a folder; repeatable
     #[arg(long, value_name = "PATH", env = "ENFORCER_INVENTORY", required = true)]
     inventory: Vec<PathBuf>,
@@ -285,6 +291,8 @@ impl Run {
                 non_tcp: self.non_tcp == NonTcp::Enforce,
                 trusted_uplinks: self.trusted_uplink.clone(),
             },
+            signature_keys: self.require_signature.clone(),
+            accepted: self.accepted.clone(),
             bpffs: self.place.bpffs.clone(),
             netns: self.place.netns.clone(),
             socket: self.socket.socket.clone(),

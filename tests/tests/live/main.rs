@@ -16,6 +16,7 @@ mod packets;
 mod paths;
 mod proxy;
 mod restart;
+mod signed;
 mod start;
 mod support;
 mod trouble;

@@ -266,7 +266,7 @@ impl proxy::Reporter for Agent {
         tried.sort();
         let source = event.source.ip().to_canonical();
         let destination = event.destination.ip().to_canonical();
-        let (protocol, http) = spoken(&event.spoken);
+        let (protocol, http, sni) = spoken(&event.spoken);
         let reason = match paused {
             true => Reason::Paused.name().to_owned(),
             false => line::cause_name(&event.cause),
@@ -301,6 +301,7 @@ impl proxy::Reporter for Agent {
                 .map_or(0, |generation| generation.generation),
             http,
             shadow: None,
+            sni,
         });
     }
 }
@@ -315,7 +316,8 @@ fn hits<'a>(event: &'a Event<'_>) -> impl Iterator<Item = requests::Hit> + 'a {
         .chain(tried("DENY", event.dry_run_deny))
 }
 
-fn spoken(spoken: &Spoken<'_>) -> (&'static str, Option<Http>) {
+/// The protocol, the request and the server name, as a request to `policyc eval` has them.
+fn spoken(spoken: &Spoken<'_>) -> (&'static str, Option<Http>, Option<String>) {
     match spoken {
         Spoken::Http {
             method,
@@ -329,9 +331,10 @@ fn spoken(spoken: &Spoken<'_>) -> (&'static str, Option<Http>) {
                 host: host.map(str::to_owned),
                 ..Http::default()
             }),
+            None,
         ),
-        Spoken::Tls { .. } => ("tls", None),
-        Spoken::Tcp => ("tcp", None),
+        Spoken::Tls { sni } => ("tls", None, sni.map(str::to_owned)),
+        Spoken::Tcp => ("tcp", None, None),
     }
 }
 

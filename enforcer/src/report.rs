@@ -205,6 +205,7 @@ impl Reporter {
             generation: generation.map_or(0, |g| g.generation),
             http: None,
             shadow: self.disagreeing(event),
+            sni: None,
         }
     }
 

@@ -5,8 +5,10 @@ mod compile;
 mod completions;
 mod eval;
 mod explain;
+mod flows;
 mod inspect;
 mod keygen;
+mod replay;
 mod sign;
 mod sources;
 mod time;
@@ -48,6 +50,7 @@ enum Command {
     Explain(Box<explain::Args>),
     Inspect(inspect::Args),
     Keygen(keygen::Args),
+    Replay(replay::Args),
     Sign(sign::Args),
     Verify(verify::Args),
 }
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Explain(args) => explain::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Keygen(args) => keygen::run(&args),
+        Command::Replay(args) => replay::run(&args),
         Command::Sign(args) => sign::run(&args),
         Command::Verify(args) => verify::run(&args),
     };

@@ -1,6 +1,7 @@
 //! The production engine behind `eval`: the linked table, then the requests' engine. The same two
 //! that the kernel and the proxy run.
 
+pub(crate) mod certain;
 pub(crate) mod parties;
 
 use std::{
@@ -8,7 +9,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-use enforcer_ebpf::{decide, words::Verdict};
+use enforcer_ebpf::{
+    decide,
+    words::{Cell, Verdict},
+};
 
 use crate::{
     attach::Attachments,
@@ -35,12 +39,29 @@ pub fn judge(
     requests: &[Request],
     now: u64,
 ) -> Vec<Result<Judgement, String>> {
+    each(
+        program,
+        cluster,
+        requests,
+        |table, number, request, parties| table.judge(number, request, parties, now),
+    )
+}
+
+/// Asks a table about each of these requests, in order. It is linked for the requests'
+/// destinations, and `ask` is given the number that a request has in it. An error is a request that
+/// cannot be judged, in words.
+pub(crate) fn each<T>(
+    program: &Program,
+    cluster: &Cluster,
+    requests: &[Request],
+    ask: impl Fn(&Table<'_>, usize, &Request, &Parties) -> Result<T, String>,
+) -> Vec<Result<T, String>> {
     let world = World::new(cluster);
     let parties: Vec<Result<Parties, String>> = requests
         .iter()
         .map(|request| Parties::of(&world, request))
         .collect();
-    let mut answers: Vec<Result<Judgement, String>> = parties
+    let mut answers: Vec<Result<T, String>> = parties
         .iter()
         .map(|p| Err(p.as_ref().err().cloned().unwrap_or_default()))
         .collect();
@@ -72,7 +93,7 @@ pub fn judge(
                 continue;
             };
             *answer = match &table {
-                Ok(table) => table.judge(number, request, parties, now),
+                Ok(table) => ask(table, number, request, parties),
                 Err(error) => Err(error.clone()),
             };
         }
@@ -171,16 +192,7 @@ impl<'a> Table<'a> {
         parties: &Parties,
         now: u64,
     ) -> Result<Judgement, String> {
-        self.addresses_suffice(request, parties)?;
-        let words = &self.linked.words[..];
-        let scope = self.scope(request, parties)?;
-        let class = self.class(number, parties);
-        let cell = decide::decide(words, scope, class, u32::from(request.port));
-        let record = self
-            .linked
-            .records
-            .get(cell.record() as usize)
-            .ok_or_else(|| format!("cell {cell:?} names a record that is not there"))?;
+        let (cell, record) = self.cell(number, request, parties)?;
         let residual = self
             .residuals
             .get(&record.residual)
@@ -211,6 +223,26 @@ impl<'a> Table<'a> {
             None => Ok(self.of_engine(outcome)),
             Some(decided) => self.of_kernel(decided, record, outcome),
         }
+    }
+
+    /// The cell of a request and its record: what the kernel finds.
+    fn cell(
+        &self,
+        number: usize,
+        request: &Request,
+        parties: &Parties,
+    ) -> Result<(Cell, &Record), String> {
+        self.addresses_suffice(request, parties)?;
+        let words = &self.linked.words[..];
+        let scope = self.scope(request, parties)?;
+        let class = self.class(number, parties);
+        let cell = decide::decide(words, scope, class, u32::from(request.port));
+        let record = self
+            .linked
+            .records
+            .get(cell.record() as usize)
+            .ok_or_else(|| format!("cell {cell:?} names a record that is not there"))?;
+        Ok((cell, record))
     }
 
     /// What userspace said.

@@ -27,6 +27,7 @@ pub mod lower;
 pub mod options;
 pub mod oracle;
 pub mod read;
+pub mod replay;
 pub mod report;
 pub mod request;
 pub mod resolve;

@@ -30,6 +30,7 @@ fn line() -> Line {
         generation: 0,
         http: None,
         shadow: None,
+        sni: None,
     }))
 }
 

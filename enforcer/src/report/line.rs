@@ -26,6 +26,8 @@ pub struct VerdictLine {
     pub src_principal: Option<String>,
     pub src_ip: IpAddr,
     pub src_port: u16,
+    /// An address where no pod is known to hold it: a request names its destination by text.
+    #[serde(with = "by_text")]
     pub dst: Peer,
     pub dst_ip: IpAddr,
     pub port: u16,
@@ -49,11 +51,33 @@ pub struct VerdictLine {
     pub epoch: u32,
     /// Generation of its bundle.
     pub generation: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<policyc::request::Http>,
     /// Where the shadow generation disagrees: what it says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub shadow: Option<ShadowVerdict>,
+    /// TLS server name, where one was sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sni: Option<String>,
+}
+
+/// A peer as text: `namespace/name`, or an address.
+mod by_text {
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    use super::Peer;
+
+    pub fn serialize<S: Serializer>(peer: &Peer, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(peer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Peer, D::Error> {
+        let text = String::deserialize(from)?;
+        Ok(match text.parse() {
+            Ok(ip) => Peer::Ip { ip },
+            Err(_) => Peer::Pod(text),
+        })
+    }
 }
 
 /// What the shadow generation says of what the active one has decided.
@@ -272,6 +296,94 @@ mod tests {
             assert_eq!(Verdict::of(refused), Verdict::Deny, "{}", refused.name());
         }
         assert_eq!(Verdict::of(Reason::Allowed), Verdict::Allow);
+    }
+
+    fn line() -> VerdictLine {
+        VerdictLine {
+            id: "1-1".into(),
+            time: "2026-01-01T00:00:00Z".into(),
+            src: Peer::Pod("web/frontend-1".into()),
+            src_principal: Some("cluster.local/ns/web/sa/frontend".into()),
+            src_ip: [10, 0, 0, 1].into(),
+            src_port: 40_000,
+            dst: Peer::Pod("web/backend-1".into()),
+            dst_ip: [10, 0, 0, 2].into(),
+            port: 80,
+            protocol: "tcp".into(),
+            verdict: Verdict::Deny,
+            layer: Layer::L4,
+            reason: "deny_rule".into(),
+            datapath: "denied".into(),
+            policy: Some("web/deny-all".into()),
+            rule: Some(0),
+            audit: Vec::new(),
+            dry_run: Vec::new(),
+            hook: "to_pod".into(),
+            epoch: 1,
+            generation: 0,
+            http: None,
+            sni: None,
+            shadow: None,
+        }
+    }
+
+    /// Every line is a request to `policyc eval` and more, and is read back as it was.
+    #[test]
+    fn a_line_is_a_request_and_more() {
+        use policyc::replay::flow::{self, Line, Skipped};
+        let read = |line: &VerdictLine| {
+            let json = serde_json::to_vec(line).expect("a line is JSON");
+            let back: VerdictLine = serde_json::from_slice(&json).expect("as it was written");
+            assert_eq!((&back.src, &back.dst), (&line.src, &line.dst));
+            match flow::parse(&json) {
+                Ok(Line::Flow(flow)) => *flow,
+                other => panic!("a flow: {other:?}"),
+            }
+        };
+        let http = policyc::request::Http {
+            method: "GET".into(),
+            path: "/a?b".into(),
+            host: Some("x".into()),
+            ..Default::default()
+        };
+        let request = VerdictLine {
+            protocol: "http".into(),
+            http: Some(http.clone()),
+            layer: Layer::L7,
+            ..line()
+        };
+        assert_eq!(read(&request).request.http, Some(http));
+        let tls = VerdictLine {
+            protocol: "tls".into(),
+            sni: Some("x.example".into()),
+            ..line()
+        };
+        assert_eq!(read(&tls).request.sni.as_deref(), Some("x.example"));
+        let ip: IpAddr = [192, 0, 2, 1].into();
+        let outside = read(&VerdictLine {
+            src: Peer::Ip { ip },
+            src_ip: ip,
+            ..line()
+        });
+        assert!(matches!(
+            outside.request.src,
+            policyc::request::SourceRef::Ip(_)
+        ));
+        // To an address that nobody holds, or not over TCP: a line all the same.
+        let nobody = read(&VerdictLine {
+            dst: Peer::Ip { ip },
+            ..line()
+        });
+        assert_eq!(nobody.seen, flow::Seen::Other(Skipped::NoPod));
+        for number in 0..=255 {
+            let seen = read(&VerdictLine {
+                protocol: protocol(number),
+                ..line()
+            })
+            .seen;
+            let not_tcp = seen == flow::Seen::Other(Skipped::NotTcp);
+            assert_eq!(not_tcp, number != 6, "protocol {number}");
+        }
     }
 
     #[test]

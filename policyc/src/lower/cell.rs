@@ -146,9 +146,9 @@ fn conclude(residual: Residual) -> CellData {
     }
 }
 
-/// What one order of judgement comes to. With [`Decided::Ask`] the cause is the one that holds when
+/// What one order of judgement comes to, whatever its rules' clauses turn out to be. With [`Decided::Ask`] the cause is the one that holds when
 /// no rule matches.
-fn outcome(stages: &Stages) -> (Decided, Cause, Option<RuleRef>) {
+pub(crate) fn outcome(stages: &Stages) -> (Decided, Cause, Option<RuleRef>) {
     let sure = |rules: &[ResidualRule]| rules.iter().find(|r| r.clauses.is_empty()).map(|r| r.rule);
     if stages.provider == Provider::Unresolved
         && let Some(rule) = sure(&stages.custom)

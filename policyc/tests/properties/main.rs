@@ -2,6 +2,7 @@
 //! the tables judge as the oracle does, the order of the input never shows, a DENY never allows
 //! more, a further ALLOW never denies more, and a bundle gives back what it was made from.
 
+mod replayed;
 mod requests;
 mod world;
 

@@ -3,7 +3,10 @@
 use std::io::{BufRead, Read};
 
 use anyhow::{Context, bail};
-use policyc::request::Request;
+use policyc::{
+    replay::flow::{self, Line as Recorded},
+    request::Request,
+};
 
 /// Longest line, in bytes. A request with a large token fits many times over.
 const LINE_MAX: u64 = 16 << 20;
@@ -52,14 +55,20 @@ pub fn read(
     Ok(lines)
 }
 
+/// A request, or a monitor's line, of which the request is a part.
 fn parse(bytes: &[u8], number: usize) -> Line {
-    serde_json::from_slice(bytes).map_or_else(
-        |why| Line::Broken {
-            id: id_of(bytes).unwrap_or_else(|| format!("line {number}")),
-            why: format!("line {number} is not a request: {}", without_position(&why)),
+    let broken = |why: String| Line::Broken {
+        id: id_of(bytes).unwrap_or_else(|| format!("line {number}")),
+        why: format!("line {number} is not a request: {why}"),
+    };
+    match flow::parse(bytes) {
+        Ok(Recorded::Flow(flow)) => match flow.seen {
+            flow::Seen::Other(flow::Skipped::NotTcp) => broken("it is not TCP".into()),
+            _ => Line::Request(Box::new(flow.request)),
         },
-        |request| Line::Request(Box::new(request)),
-    )
+        Ok(Recorded::Lost(lost)) => broken(format!("{lost} verdicts were lost here")),
+        Err(why) => broken(without_position(&why)),
+    }
 }
 
 /// The parser counts lines within the one line that it was given.

@@ -8,9 +8,11 @@ mod explain;
 mod flows;
 mod inspect;
 mod keygen;
+mod percent;
 mod replay;
 mod sign;
 mod sources;
+mod test;
 mod time;
 mod verify;
 
@@ -52,6 +54,7 @@ enum Command {
     Keygen(keygen::Args),
     Replay(replay::Args),
     Sign(sign::Args),
+    Test(test::Args),
     Verify(verify::Args),
 }
 
@@ -67,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Keygen(args) => keygen::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Sign(args) => sign::run(&args),
+        Command::Test(args) => test::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match outcome {

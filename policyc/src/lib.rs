@@ -9,12 +9,14 @@
 pub mod ast;
 pub mod attach;
 pub mod bundle;
+pub mod capacity;
 pub mod clock;
 pub mod cluster;
 pub mod compile;
 pub mod conformance;
 pub mod diagnostic;
 pub mod engine;
+pub mod expect;
 pub mod explain;
 pub mod headers;
 pub mod inspect;

@@ -5,7 +5,7 @@ pub mod addresses;
 pub mod classes;
 mod host;
 mod index;
-mod project;
+pub(crate) mod project;
 pub mod scopes;
 mod write;
 
@@ -99,6 +99,8 @@ pub struct Linked {
     pub pods: Vec<LinkedPod>,
     /// Source class of each extra source, in order.
     pub extra_classes: Vec<u16>,
+    /// What tells the source classes apart, for reports.
+    pub classes: classes::Closed,
     pub summary: Summary,
 }
 

@@ -12,9 +12,10 @@ use serde::Serialize;
 
 use crate::{
     attach::Attachments,
+    capacity::{self, Occupancy, RuleCost},
     cluster::{Cluster, Pod, Protocol},
     ir::Program,
-    link::{self, LinkError, Local, NodeView, PodName, Summary},
+    link::{self, Identity, LinkError, Local, NodeView, PodName, Source, Summary},
     lower::label::{Label, label},
 };
 
@@ -34,6 +35,12 @@ pub struct Report {
     pub table: Summary,
     /// Part of the table's cells that the kernel decides alone, from 0 to 1.
     pub kernel_share: f64,
+    /// Bytes of the table, of which a node has two, or three with a shadow.
+    pub table_bytes: usize,
+    /// How much of each limit is used.
+    pub limits: Vec<Occupancy>,
+    /// The rules that cost most, and why.
+    pub costs: Vec<RuleCost>,
 }
 
 /// How one rule was lowered, on ports of each declared protocol that its destinations have.
@@ -69,7 +76,8 @@ pub fn report(program: &Program, cluster: &Cluster) -> Result<Report, LinkError>
         local,
         ..NodeView::default()
     };
-    let table = link::link(program, &world, &view, &[])?.summary;
+    let linked = link::link(program, &world, &view, &unaddressed(&world))?;
+    let table = linked.summary;
     Ok(Report {
         policies: program.policies.len(),
         rules: program.policies.iter().map(|p| p.rules.len()).sum(),
@@ -79,8 +87,29 @@ pub fn report(program: &Program, cluster: &Cluster) -> Result<Report, LinkError>
         labels: labels(program),
         node,
         kernel_share: share(&table),
+        table_bytes: table.words * 4,
+        limits: capacity::limits(program, &linked),
+        costs: capacity::costs(program, &world, &linked)?,
         table,
     })
+}
+
+/// Who has no address yet, and will have one where the table is enforced: workloads without pods.
+fn unaddressed(world: &Cluster) -> Vec<Source> {
+    let pods = world.pods.iter();
+    let identities: BTreeSet<Identity> = pods
+        .filter(|pod| pod.ips.is_empty() && !pod.finished && !pod.template.host_network)
+        .map(|pod| Identity {
+            trust_domain: world.mesh.trust_domain.clone(),
+            namespace: pod.namespace.clone(),
+            service_account: pod.template.service_account.clone(),
+        })
+        .collect();
+    let source = |identity| Source {
+        identity: Some(identity),
+        address: None,
+    };
+    identities.into_iter().map(source).collect()
 }
 
 /// The cluster with a pod for each workload that has none of its own: a folder of Deployments is a
@@ -180,9 +209,7 @@ const LISTED: usize = 40;
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let t = &self.table;
         let share = format!("{:.1} %", self.kernel_share * 100.0);
-        let limit = |most: u32| format!("of {most}");
         let mut line = |what: &str, value: &dyn fmt::Display, note: String| {
             let line = format!("{what:<25} {value:>9}  {note}");
             writeln!(f, "{}", line.trim_end())
@@ -194,21 +221,27 @@ impl fmt::Display for Report {
         if let Some(node) = &self.node {
             line("the largest node", &node, String::new())?;
         }
-        line("scopes", &t.scopes, limit(words::LOCAL_SCOPES_MAX))?;
         line(
-            "source classes",
-            &t.source_classes,
-            limit(words::CLASSES_MAX),
+            "port classes, at most",
+            &self.table.port_classes,
+            String::new(),
         )?;
-        line("port classes, at most", &t.port_classes, String::new())?;
-        line("attribution records", &t.records, limit(words::RECORDS_MAX))?;
-        let size = format!("{} kB", t.words * 4 / 1_000);
-        line("table words", &t.words, size)?;
+        line("table bytes", &self.table_bytes, "in each slot".into())?;
         line("decided in the kernel", &share, "of cells".into())?;
-        if self.labels.is_empty() {
-            return Ok(());
+        writeln!(f)?;
+        for limit in &self.limits {
+            writeln!(f, "{limit}")?;
         }
-        write!(f, "\n{}", Table(&self.labels))
+        if !self.labels.is_empty() {
+            write!(f, "\n{}", Table(&self.labels))?;
+        }
+        if !self.costs.is_empty() {
+            writeln!(f, "\nrules that cost most")?;
+        }
+        for cost in &self.costs {
+            writeln!(f, "{cost}")?;
+        }
+        Ok(())
     }
 }
 

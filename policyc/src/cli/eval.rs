@@ -16,7 +16,8 @@ use policyc::{
 };
 use serde::Serialize;
 
-use self::{engines::Engines, lines::Line};
+pub use self::engines::Engines;
+use self::lines::Line;
 use super::{Outcome, sources::SourceArgs};
 
 /// Requests that are read, judged and answered at a time.

@@ -56,7 +56,7 @@ pub struct Classes<'a> {
 }
 
 /// The finished classes.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Closed {
     /// Atoms that are true of each class, sorted.
     pub signatures: Vec<Vec<AtomId>>,

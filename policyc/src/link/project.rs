@@ -18,7 +18,7 @@ pub(crate) fn project(
     scope: &Scope<'_>,
     classes: &Closed,
 ) -> (Vec<BTreeSet<AtomId>>, Vec<(u16, u16)>) {
-    let answers = answers(scope, classes);
+    let answers = answers(scope, classes).by_class;
     let untouched = classes.signatures.len() - answers.len();
     let mut members: BTreeMap<&[u32], Vec<u16>> = BTreeMap::new();
     for (class, answers) in &answers {
@@ -59,8 +59,16 @@ pub(crate) fn project(
     (sets, rows)
 }
 
-/// For each class of which some question of the scope is true, which ones, sorted.
-fn answers(scope: &Scope<'_>, classes: &Closed) -> BTreeMap<u16, Vec<u32>> {
+/// What a scope asks of sources.
+pub(crate) struct Answers<'a> {
+    /// For each class of which some question is true, which ones, sorted.
+    pub by_class: BTreeMap<u16, Vec<u32>>,
+    /// The number of each question: of a field's values.
+    pub asked: HashMap<&'a [AtomId], u32>,
+}
+
+/// Asks the questions of a scope of every class.
+pub(crate) fn answers<'a>(scope: &Scope<'a>, classes: &Closed) -> Answers<'a> {
     let mut asked: HashMap<&[AtomId], u32> = HashMap::new();
     let mut by_atom: HashMap<AtomId, Vec<u32>> = HashMap::new();
     for rule in scope.rules() {
@@ -87,5 +95,8 @@ fn answers(scope: &Scope<'_>, classes: &Closed) -> BTreeMap<u16, Vec<u32>> {
         questions.sort_unstable();
         questions.dedup();
     }
-    answers
+    Answers {
+        by_class: answers,
+        asked,
+    }
 }

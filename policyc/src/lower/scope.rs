@@ -102,6 +102,11 @@ impl<'a> Scope<'a> {
             .collect()
     }
 
+    /// All rules with their names, in order.
+    pub fn staged(&self) -> impl Iterator<Item = Staged<'a>> + '_ {
+        self.rules.iter().copied()
+    }
+
     /// All rules, in order.
     pub fn rules(&self) -> impl Iterator<Item = &'a Rule> + '_ {
         self.rules.iter().map(|staged| staged.rule)

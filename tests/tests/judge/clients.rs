@@ -42,6 +42,7 @@ fn asks(world: &World, client: u8, maker: Maker) -> bool {
         records: vec![record.clone(), record],
         residuals: vec![Residual::default()],
         pods: Vec::new(),
+        classes: Default::default(),
         extra_classes: Vec::new(),
         summary: Summary::default(),
     };

@@ -12,6 +12,7 @@ mod percent;
 mod replay;
 mod sign;
 mod sources;
+mod suggest;
 mod test;
 mod time;
 mod verify;
@@ -54,6 +55,7 @@ enum Command {
     Keygen(keygen::Args),
     Replay(replay::Args),
     Sign(sign::Args),
+    Suggest(suggest::Args),
     Test(test::Args),
     Verify(verify::Args),
 }
@@ -70,6 +72,7 @@ pub fn main() -> ExitCode {
         Command::Keygen(args) => keygen::run(&args),
         Command::Replay(args) => replay::run(&args),
         Command::Sign(args) => sign::run(&args),
+        Command::Suggest(args) => suggest::run(&args),
         Command::Test(args) => test::run(&args),
         Command::Verify(args) => verify::run(&args),
     };

@@ -34,5 +34,6 @@ pub mod report;
 pub mod request;
 pub mod resolve;
 pub mod sign;
+pub mod suggest;
 mod token_json;
 pub mod verify;

@@ -3,6 +3,7 @@
 //! Lints look at policies as written and at the cluster they speak about, never at what they are
 //! lowered to. They run only where there are no errors.
 
+mod accepted;
 mod bypass;
 mod contradiction;
 mod cover;
@@ -29,6 +30,7 @@ mod value;
 mod wider_in_istio;
 mod world;
 
+pub use self::accepted::ACCEPTED_WARNINGS;
 use self::world::World;
 use crate::{
     diagnostic::{At, Code, Diagnostic},
@@ -85,7 +87,8 @@ pub fn check(
 ) -> Result<(Vec<Diagnostic>, Program), ResolveError> {
     let world = World::new(loaded, catch_all_deny)?;
     let all = LINTS.iter().chain(FAITHFUL);
-    let found = all.flat_map(|lint| lint(&world)).collect();
+    let mut found = all.flat_map(|lint| lint(&world)).collect();
+    accepted::accept(loaded, &mut found);
     Ok((found, world.program))
 }
 

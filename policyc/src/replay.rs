@@ -113,6 +113,19 @@ impl Recording {
         Ok(())
     }
 
+    /// Adds a flow of another recording.
+    pub(crate) fn keep(&mut self, flow: Recorded<'_>) {
+        let mut request = flow.request.clone();
+        let id = std::mem::take(&mut request.id);
+        let key = (
+            serde_json::to_string(&request).unwrap_or_default(),
+            flow.verdict,
+        );
+        request.id = id;
+        let count = flow.count;
+        self.flows.insert(key, Kept { request, count });
+    }
+
     /// The distinct flows, in an order that does not depend on when they were seen.
     pub fn flows(&self) -> impl Iterator<Item = Recorded<'_>> {
         self.flows.iter().map(|((_, verdict), kept)| Recorded {

@@ -15,7 +15,10 @@ use super::{
 #[command(after_help = "Examples:
   policyc check -f manifests/
   kubectl get authorizationpolicies,pods,services -A -o yaml | policyc check -f -
-  policyc check -f manifests/ --deny-warnings --format json")]
+  policyc check -f manifests/ --deny-warnings --format json
+
+What is probably wrong and yet meant is a note, and no warning, where the policy says so in its
+annotations: `enforcer/accepted-warnings: \"P320\"`.")]
 pub struct Args {
     #[command(flatten)]
     sources: SourceArgs,

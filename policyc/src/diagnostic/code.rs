@@ -86,6 +86,7 @@ pub enum Code {
     ProtocolDisagreement,
     UnknownProvider,
     EmptyNamespace,
+    AcceptedWarning,
     // Lowering.
     NotCompiled,
     NotServed,
@@ -169,6 +170,7 @@ const CODES: &[(&str, Code)] = &[
     ("P323", Code::ProtocolDisagreement),
     ("P324", Code::UnknownProvider),
     ("P325", Code::EmptyNamespace),
+    ("P326", Code::AcceptedWarning),
     ("P401", Code::NotCompiled),
     ("P402", Code::NotServed),
     ("P403", Code::WiderInIstio),

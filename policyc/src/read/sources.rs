@@ -96,6 +96,13 @@ impl Sources {
         self.positions(id).is_some_and(|found| found.has(path))
     }
 
+    /// Whether the document holds this text anywhere.
+    pub(crate) fn mentions(&self, id: DocumentId, text: &str) -> bool {
+        let document = self.document(id);
+        let of = document.and_then(|d| self.text(d.file).get(d.bytes.clone()));
+        of.is_some_and(|of| of.contains(text))
+    }
+
     /// Line and file of a document's path, as `file:line`.
     pub fn file_line(&self, id: DocumentId, path: &Path) -> String {
         match self.place(id, path, false) {

@@ -4,6 +4,7 @@
 
 mod replayed;
 mod requests;
+mod suggested;
 mod world;
 
 use std::collections::BTreeMap;

@@ -12,7 +12,7 @@ use proptest::{collection::vec, prelude::*};
 use super::{NOW, cases, options, program, requests, tables, world};
 
 /// The line that a monitor would show.
-fn line(request: &Request, judged: &Judgement) -> flow::Line {
+pub fn line(request: &Request, judged: &Judgement) -> flow::Line {
     let mut seen = request.clone();
     seen.ext_authz = None;
     seen.http = request.http.as_ref().map(|http| Http {

@@ -278,4 +278,16 @@ provider: {name: opaa}"#,
             fix: "Correct the namespace, or give the manifests of its workloads as well.",
         },
     ),
+    (
+        Code::AcceptedWarning,
+        Page {
+            title: "The policy accepts a warning that there is not",
+            example: r#"metadata:
+  name: orders
+  annotations:
+    enforcer/accepted-warnings: "P999""#,
+            reason: "The annotation lists warnings that are meant: they are told as notes, and do not fail `check --deny-warnings`. A code that is none, or an error's, which cannot be accepted, accepts nothing.",
+            fix: "List codes as `policyc check` prints them, with commas between them, or remove the annotation.",
+        },
+    ),
 ];

@@ -31,7 +31,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Run(run::Run),
+    Run(Box<run::Run>),
     Status(status::StatusCommand),
     Monitor(monitor::Monitor),
     Explain(explain::Explain),

@@ -24,6 +24,9 @@ struct Operation {
     paths: BTreeSet<String>,
 }
 
+/// What sources may do, and whether they are addresses.
+type Rule = (Vec<Operation>, bool);
+
 /// All policies, a document each. `accepted` are the warnings that each accepts.
 pub(super) fn policies(
     groups: &BTreeMap<Key, Group>,
@@ -32,7 +35,7 @@ pub(super) fn policies(
     let mut text = String::new();
     for ((namespace, labels), group) in groups {
         // Principals and addresses in one rule would look as if both were meant to hold.
-        let mut rules: BTreeMap<(Vec<Operation>, bool), BTreeSet<&Source>> = BTreeMap::new();
+        let mut rules: BTreeMap<Rule, BTreeSet<&Source>> = BTreeMap::new();
         for (source, ports) in &group.access {
             // ISTIO: an ALLOW rule with any field of HTTP is void on a TCP connection, all of it.
             let of_http = |operation: &Operation| !operation.methods.is_empty();
@@ -95,7 +98,7 @@ fn policy(
     (namespace, name): (&str, &str),
     labels: &BTreeMap<String, String>,
     accepted: Option<&BTreeSet<Code>>,
-    rules: &[((Vec<Operation>, bool), BTreeSet<&Source>)],
+    rules: &[(Rule, BTreeSet<&Source>)],
 ) {
     // Writing to a string cannot fail.
     let _ = write!(

@@ -15,6 +15,7 @@ mod operate;
 mod packets;
 mod paths;
 mod proxy;
+mod recorded;
 mod restart;
 mod signed;
 mod start;

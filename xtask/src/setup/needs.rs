@@ -184,6 +184,13 @@ const NEEDS: &[Need] = &[
     package("xz", FOR_VM, "xz-utils", Part::Always, || {
         paths::program("xz").is_some()
     }),
+    package(
+        "openssl",
+        "to check that others read our keys and signatures",
+        "openssl",
+        Part::Always,
+        || paths::program("openssl").is_some(),
+    ),
     Need {
         what: "rustfmt",
         why: "to check the format",

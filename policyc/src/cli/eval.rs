@@ -31,7 +31,7 @@ const BATCH: usize = 65_536;
 \"http\":{\"method\":\"GET\",\"path\":\"/\"}}' | policyc eval -f manifests/ --requests -
   policyc eval -f manifests/ --requests requests.jsonl --engine both --now 2026-01-01T00:00:00Z
 
-A request that cannot be judged gives a line with `id` and `error`, and exit code 1 at the end; so does
+A line of `enforcer monitor --format json` is a request, too. A request that cannot be judged gives a line with `id` and `error`, and exit code 1 at the end; so does
 one whose `expect` (`allow` or `deny`) is not what came of it.")]
 pub struct Args {
     #[command(flatten)]

@@ -85,6 +85,7 @@ impl Recording {
                 self.lost = self.lost.saturating_add(lost);
                 return Ok(());
             }
+            Line::Notice => return Ok(()),
         };
         let verdict = match seen {
             Seen::Verdict { verdict, said } => Some((verdict.into(), said)),

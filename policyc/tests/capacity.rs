@@ -44,11 +44,7 @@ fn a_gate_refuses_and_writes_nothing() {
             "more than --max-table-bytes",
         ),
         (["--min-kernel-share", "0.01"], 0, ""),
-        (
-            ["--min-kernel-share", "100%"],
-            1,
-            "needs method, path",
-        ),
+        (["--min-kernel-share", "100%"], 1, "needs method, path"),
         (["--min-kernel-share", "200"], 2, "between 0 and 100 %"),
     ] {
         let output = compile(&folder, &arguments);

@@ -6,8 +6,10 @@ use serde_json::{Map, Value};
 use crate::request::{Cause, Expected, Layer, Request};
 
 /// What a monitor's line has beyond a request.
-const RECORDED: [&str; 14] = [
+const RECORDED: [&str; 16] = [
     "time",
+    "src_principal",
+    "shadow",
     "src_port",
     "dst_ip",
     "verdict",
@@ -27,8 +29,10 @@ const RECORDED: [&str; 14] = [
 #[derive(Clone, PartialEq, Debug)]
 pub enum Line {
     Flow(Box<Flow>),
-    /// So many verdicts have passed a monitor by that was too slow.
+    /// So many verdicts were not told: a monitor was too slow, or they fell too fast.
     Lost(u64),
+    /// What an operator has done: no flow.
+    Notice,
 }
 
 /// A request with what became of it.
@@ -98,8 +102,15 @@ pub fn parse(bytes: &[u8]) -> Result<Line, serde_json::Error> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(bytes) else {
         return Err(strict);
     };
-    if let (Some(lost), 1) = (fields.get("lost").and_then(Value::as_u64), fields.len()) {
+    let lost = fields.get("lost").or(fields.get("dropped"));
+    if let (Some(lost), 1) = (lost.and_then(Value::as_u64), fields.len()) {
         return Ok(Line::Lost(lost));
+    }
+    if ["notice", "about", "time"]
+        .iter()
+        .all(|name| fields.contains_key(*name))
+    {
+        return Ok(Line::Notice);
     }
     // Only a monitor's line has both: fields of others that we do not know are errors.
     if !["hook", "datapath"]
@@ -245,6 +256,9 @@ mod tests {
         });
         assert!(not_recorded.is_err_and(|why| why.contains("unknown field")));
         assert_eq!(parse(br#"{"lost":7}"#).ok(), Some(Line::Lost(7)));
+        assert_eq!(parse(br#"{"dropped":7}"#).ok(), Some(Line::Lost(7)));
+        let notice = br#"{"time":"2026-01-01T00:00:00Z","notice":"paused","about":"a/x"}"#;
+        assert_eq!(parse(notice).ok(), Some(Line::Notice));
         let plain =
             br#"{"id":"a","src":"a/x","dst":"a/y","port":1,"protocol":"tcp","expect":"deny"}"#;
         assert!(matches!(

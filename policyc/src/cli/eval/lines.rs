@@ -66,6 +66,7 @@ fn parse(bytes: &[u8], number: usize) -> Line {
             flow::Seen::Other(flow::Skipped::NotTcp) => broken("it is not TCP".into()),
             _ => Line::Request(Box::new(flow.request)),
         },
+        Ok(Recorded::Notice) => broken("it says what an operator has done".into()),
         Ok(Recorded::Lost(lost)) => broken(format!("{lost} verdicts were lost here")),
         Err(why) => broken(without_position(&why)),
     }

@@ -15,9 +15,13 @@ pub fn decide<W: Words + ?Sized>(words: &W, scope: u32, class: u32, port: u32) -
     if scope == 0 {
         return Cell::NOTHING;
     }
-    let [ports, classes, cells, width] = words.four(scope);
-    let column = index(words, ports, port);
-    let row = index(words, classes, class);
+    // VERIFIER: one bound for the four of them, and before anything else: what Linux 6.1 learns of a
+    // number by a comparison it forgets when the compiler puts the number aside in between.
+    const { assert!(scope::WORDS == 4) };
+    let of = words.four(scope);
+    let column = index(words, of[scope::PORTS as usize], port);
+    let row = index(words, of[scope::CLASSES as usize], class);
+    let (cells, width) = (of[scope::CELLS as usize], of[scope::WIDTH as usize]);
     let cell = words.at(cells
         .wrapping_add(row.wrapping_mul(width))
         .wrapping_add(column));

@@ -48,7 +48,7 @@ pub fn find_other<W: Words + ?Sized, F: Flows>(
     if !enrolled {
         return found(words, &pod, Judgement::pass(Reason::NotEnrolled));
     }
-    if !outgoing && packet.protocol == protocol::SELF_TEST && is_self_test(words, packet, place) {
+    if !outgoing && is_self_test(packet, place) {
         let mut judgement = Judgement::drop(Reason::SelfTest);
         judgement.slot = pod.slot;
         return Finding {
@@ -86,11 +86,11 @@ pub fn find_other<W: Words + ?Sized, F: Flows>(
     found(words, &pod, judgement)
 }
 
-/// The node asks whether this hook is on the pod's path. Nobody else may: an answer would mean nothing.
+/// The node asks whether this hook is on the pod's path. Inside, where the way in is not seen, others
+/// can ask as well: what they learn to the node's mind is that the hook is on theirs.
 #[inline(always)]
-fn is_self_test<W: Words + ?Sized>(words: &W, packet: &Packet, place: &Place) -> bool {
-    let source = address_of(words, packet.v6, &packet.source);
-    place.ingress == 0 && matches!(source.holder(), Holder::Node)
+fn is_self_test(packet: &Packet, place: &Place) -> bool {
+    packet.protocol == protocol::SELF_TEST && place.ingress == 0
 }
 
 /// Neighbour discovery, router and multicast listener messages, address configuration.

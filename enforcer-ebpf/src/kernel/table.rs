@@ -5,7 +5,6 @@
 )]
 
 use core::{
-    arch::asm,
     hint::black_box,
     ptr::{null, read_volatile},
 };
@@ -96,27 +95,12 @@ impl Table {
 impl Words for Table {
     #[inline(always)]
     fn at(&self, index: u32) -> u32 {
-        let word: u64;
-        // VERIFIER: Linux 6.1 forgets what a comparison has shown of a number when the compiler puts
-        // the number aside in between and takes it out again. So the comparison and the load are one
-        // piece, in which nothing is put aside.
-        // SAFETY: what is read lies within the value. Userspace may store to it concurrently: it is
-        // read once.
-        unsafe {
-            asm!(
-                "{word} = 0",
-                "if {index} >= {capacity} goto +3",
-                "{index} <<= 2",
-                "{index} += {words}",
-                "{word} = *(u32 *)({index} + 0)",
-                word = out(reg) word,
-                index = inout(reg) u64::from(index) => _,
-                capacity = in(reg) u64::from(self.capacity),
-                words = in(reg) self.words,
-                options(nostack, readonly)
-            );
+        if index >= self.capacity {
+            return 0;
         }
-        (word & 0xffff_ffff) as u32
+        // SAFETY: index lies within the value; userspace may store to it concurrently, hence
+        // volatile: what was checked must be what is used.
+        unsafe { read_volatile(self.words.add(index as usize)) }
     }
 
     #[inline(always)]

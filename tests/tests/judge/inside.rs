@@ -70,7 +70,7 @@ fn only_the_node_may_ask_the_hook() {
     assert_eq!(told(answered), (Action::Drop, Reason::SelfTest));
     let words = World::new().table.build();
     assert!(!answered.is_news(&words[..], false), "nobody is told of it");
-    for (source, ingress) in [(NODE, UPLINK), (CLIENT, CLIENT_IF), (OUTSIDE, 0)] {
+    for (source, ingress) in [(NODE, UPLINK), (CLIENT, CLIENT_IF), (OUTSIDE, UPLINK)] {
         let met = told(asked(source, ingress));
         assert_eq!(met, (Action::Pass, Reason::NonTcp), "{source} by {ingress}");
     }

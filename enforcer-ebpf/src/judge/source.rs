@@ -16,12 +16,12 @@ pub(crate) struct Source {
     /// Who sent it from an address that is not its own: a local pod's slot, [`MADE_BY_NODE`] or
     /// [`MADE_BY_NOBODY`].
     pub maker: u32,
-    /// Bits of [`source`].
+    /// Bits of [`bits`].
     bits: u32,
 }
 
 /// What is true of a sender.
-mod source {
+mod bits {
     /// The address is within the pods' ranges, and no pod is known to hold it.
     pub const STRANGER: u32 = 1 << 0;
     /// The node itself sent it.
@@ -39,27 +39,27 @@ impl Source {
     /// Some pod, or somebody who is none, is known to hold the address.
     #[inline(always)]
     pub fn known(&self) -> bool {
-        self.bits & source::STRANGER == 0
+        self.bits & bits::STRANGER == 0
     }
     /// The node itself sent it.
     #[inline(always)]
     pub fn node(&self) -> bool {
-        self.bits & source::NODE != 0
+        self.bits & bits::NODE != 0
     }
     /// The address does not tell who sent it.
     #[inline(always)]
     pub fn hidden(&self) -> bool {
-        self.bits & source::HIDDEN != 0
+        self.bits & bits::HIDDEN != 0
     }
     /// It came through a bridge from the node's address, so the sender is lost.
     #[inline(always)]
     pub fn lost(&self) -> bool {
-        self.bits & source::LOST != 0
+        self.bits & bits::LOST != 0
     }
     /// It came in through a port of the bridge that the destination is a port of.
     #[inline(always)]
     pub fn same_bridge(&self) -> bool {
-        self.bits & source::SAME_BRIDGE != 0
+        self.bits & bits::SAME_BRIDGE != 0
     }
 }
 
@@ -96,7 +96,7 @@ fn find<W: Words + ?Sized>(
         bits: 0,
     };
     if sender != 0 && bridge != 0 && words.at(sender + pod::BRIDGE) == bridge {
-        source.bits |= source::SAME_BRIDGE;
+        source.bits |= bits::SAME_BRIDGE;
     }
     if let Holder::LocalPod(slot) = address.holder() {
         let owner = pod_by_slot(words, slot);
@@ -117,24 +117,24 @@ fn find<W: Words + ?Sized>(
         let sender = LocalPod::at(words, sender);
         source.class = class_of(words, sender.at, packet.v6);
         source.maker = sender.slot;
-        source.bits |= source::HIDDEN;
+        source.bits |= bits::HIDDEN;
         return Ok(source);
     }
     match address.holder() {
         Holder::Node => {
-            source.bits |= source::HIDDEN;
+            source.bits |= bits::HIDDEN;
             if bridge != 0 && place.ingress == bridge {
-                source.bits |= source::LOST;
+                source.bits |= bits::LOST;
             }
             if place.ingress == 0 {
-                source.bits |= source::NODE;
+                source.bits |= bits::NODE;
                 source.maker = MADE_BY_NODE;
             }
         }
         Holder::RemotePod if place.has(features::UPLINKS) && !trusted(words, place) => {
             return Err(Reason::UntrustedPath);
         }
-        Holder::Unknown => source.bits |= source::STRANGER,
+        Holder::Unknown => source.bits |= bits::STRANGER,
         _ => {}
     }
     Ok(source)

@@ -197,7 +197,8 @@ fn ipv6<F: Frame + ?Sized>(
 /// Offsets are those of a frame, which is shorter than 2^32 bytes.
 #[inline(always)]
 fn narrow(offset: usize) -> u32 {
-    (offset & 0xffff_ffff) as u32
+    let bytes = offset.to_le_bytes();
+    u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])
 }
 
 /// What is neither TCP nor preceded by extension headers.

@@ -30,12 +30,15 @@ const PORTS: usize = 14 + 20;
 
 /// A pod behind the loopback device, and a neighbour; what others may do is `verdict`.
 fn table(verdict: Verdict) -> TableBuilder {
-    let mut table = TableBuilder::default();
-    table.scopes = vec![Scope {
+    let scope = Scope {
         width: 1,
         cells: vec![Cell::new(verdict, false, false, 1)],
         ..Scope::default()
-    }];
+    };
+    let mut table = TableBuilder {
+        scopes: vec![scope],
+        ..TableBuilder::default()
+    };
     for (slot, address, interface) in [(0, POD, INTERFACE), (1, NEIGHBOUR, 100)] {
         let held = Address::new(Holder::LocalPod(slot), 1);
         table.v4.push((address, 32, held));

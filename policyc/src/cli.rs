@@ -3,6 +3,7 @@
 mod check;
 mod compile;
 mod completions;
+mod diff;
 mod eval;
 mod explain;
 mod flows;
@@ -10,6 +11,7 @@ mod inspect;
 mod keygen;
 mod percent;
 mod replay;
+mod sides;
 mod sign;
 mod sources;
 mod suggest;
@@ -49,6 +51,7 @@ enum Command {
     Check(check::Args),
     Compile(compile::Args),
     Completions(completions::Args),
+    Diff(diff::Args),
     Eval(eval::Args),
     Explain(Box<explain::Args>),
     Inspect(inspect::Args),
@@ -66,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Compile(args) => compile::run(&args),
         Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
+        Command::Diff(args) => diff::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Inspect(args) => inspect::run(&args),

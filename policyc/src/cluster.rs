@@ -73,7 +73,7 @@ impl Default for Mesh {
 }
 
 /// `pathNormalization.normalization`; DEFAULT is BASE.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub enum PathNormalization {
     None,
     #[default]
@@ -129,7 +129,7 @@ pub struct Namespace {
 }
 
 /// What a pod is made from: of a Pod itself, or of a workload's template.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct PodTemplate {
     pub labels: BTreeMap<String, String>,
     #[serde(skip)]
@@ -147,7 +147,7 @@ pub struct PodTemplate {
 }
 
 /// A container port. Only TCP ones are kept.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct ContainerPort {
     pub name: String,
     pub port: u16,

@@ -15,6 +15,7 @@ pub mod cluster;
 pub mod compile;
 pub mod conformance;
 pub mod diagnostic;
+pub mod diff;
 pub mod engine;
 pub mod expect;
 pub mod explain;

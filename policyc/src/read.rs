@@ -23,6 +23,7 @@ mod yaml;
 use std::path::{Path, PathBuf};
 
 pub(crate) use duration::duration;
+pub use input::has_manifest_name;
 pub use loader::Watch;
 pub use sources::{Place, Sources};
 
@@ -35,6 +36,11 @@ pub enum Input {
     /// A file, or a folder that is searched for `*.yaml`, `*.yml` and `*.json`.
     Path(PathBuf),
     Stdin,
+    /// What was read elsewhere, under the name that diagnostics show.
+    Bytes {
+        name: String,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Input {
@@ -65,13 +71,25 @@ pub fn load_watched(
     mesh: Option<&Path>,
     watch: Option<Watch<'_>>,
 ) -> (Loaded, Vec<Diagnostic>) {
+    let mesh = mesh.map(|path| Input::Path(path.to_path_buf()));
+    load_with_mesh(inputs, mesh.as_ref(), watch)
+}
+
+/// As [`load_watched`], with a MeshConfig from anywhere.
+pub fn load_with_mesh(
+    inputs: &[Input],
+    mesh: Option<&Input>,
+    watch: Option<Watch<'_>>,
+) -> (Loaded, Vec<Diagnostic>) {
     let mut loader = Loader {
         watch,
         ..Loader::default()
     };
     input::texts(inputs, |text| loader.manifests(text));
-    if let Some(path) = mesh {
-        loader.mesh(input::file_text(path));
+    match mesh {
+        Some(Input::Path(path)) => loader.mesh(input::file_text(path)),
+        Some(mesh) => input::texts(std::slice::from_ref(mesh), |text| loader.mesh(text)),
+        None => {}
     }
     loader.finish()
 }

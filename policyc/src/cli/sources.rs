@@ -138,17 +138,22 @@ impl SourceArgs {
 
     /// The key sets, by their URI.
     pub fn key_sets(&self) -> anyhow::Result<BTreeMap<String, String>> {
-        let mut sets = BTreeMap::new();
-        for pair in &self.jwks {
-            // A URI may have `=` in its query; a file name seldom does.
-            let Some((uri, file)) = pair.rsplit_once('=') else {
-                bail!("--jwks wants URI=FILE, and `{pair}` has no `=`");
-            };
-            let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
-            sets.insert(uri.to_owned(), text);
-        }
-        Ok(sets)
+        key_sets(&self.jwks)
     }
+}
+
+/// The key sets of `--jwks URI=FILE`, by their URI.
+pub fn key_sets(pairs: &[String]) -> anyhow::Result<BTreeMap<String, String>> {
+    let mut sets = BTreeMap::new();
+    for pair in pairs {
+        // A URI may have `=` in its query; a file name seldom does.
+        let Some((uri, file)) = pair.rsplit_once('=') else {
+            bail!("--jwks wants URI=FILE, and `{pair}` has no `=`");
+        };
+        let text = fs::read_to_string(file).with_context(|| format!("cannot read {file}"))?;
+        sets.insert(uri.to_owned(), text);
+    }
+    Ok(sets)
 }
 
 /// Prints diagnostics to standard error, underlined, and how many there are.

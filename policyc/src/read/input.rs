@@ -53,6 +53,11 @@ pub fn texts(inputs: &[Input], mut each: impl FnMut(Text)) {
                 content: read_all(io::stdin().lock()),
                 json: false,
             }),
+            Input::Bytes { name, bytes } => each(Text {
+                name: name.clone(),
+                content: read_all(bytes.as_slice()),
+                json: Path::new(name).extension().is_some_and(|e| e == "json"),
+            }),
             Input::Path(path) => {
                 let mut files = Vec::new();
                 match collect(path, 0, &mut files) {
@@ -126,7 +131,8 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), (P
     Ok(())
 }
 
-fn has_manifest_name(path: &Path) -> bool {
+/// Whether a file of that name is read where a folder is named.
+pub fn has_manifest_name(path: &Path) -> bool {
     path.extension()
         .is_some_and(|e| e == "yaml" || e == "yml" || e == "json")
 }

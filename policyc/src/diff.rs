@@ -63,11 +63,11 @@ pub use markdown::markdown;
 pub use report::{Change, Diff, Difference, Kind, Outcome};
 pub use text::text;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    cluster::{Cluster, Mesh, Protocol as Declared},
-    ir::{Action, Atom, AtomId, JwtRule, Otherwise, PolicyId, Program},
+    cluster::{Cluster, Mesh, PathNormalization, Protocol as Declared},
+    ir::{Action, Atom, AtomId, Fact, JwtRule, Otherwise, PolicyId, Program, Provider},
     lower::{
         cell::cell,
         evaluate::{self, Known, Meaning, Truth},
@@ -231,11 +231,25 @@ impl<'a> Comparison<'a> {
             }
         }
         entries.group(self, group, &setting, &rows, &found);
-        if let Some(difference) = tokens_differ(&setting) {
-            entries.everybody(group, &setting, difference);
+        let mut tokens: BTreeMap<String, Vec<&PortKind>> = BTreeMap::new();
+        for port in &setting.ports {
+            if let Some(text) = tokens_differ(&setting, port) {
+                tokens.entry(text).or_default().push(port);
+            }
+        }
+        for (text, ports) in tokens {
+            let difference = Everybody {
+                kind: Kind::Authentication,
+                change: Change::Changes,
+                certain: true,
+                text,
+            };
+            entries.everybody(group, &setting, &ports, difference);
         }
         if let Some(difference) = self.paths_differ(&setting) {
-            entries.everybody(group, &setting, difference);
+            let http = |port: &&PortKind| port.declared.iter().any(|d| *d != Declared::Tcp);
+            let ports: Vec<&PortKind> = setting.ports.iter().filter(http).collect();
+            entries.everybody(group, &setting, &ports, difference);
         }
         Ok(())
     }
@@ -267,7 +281,10 @@ impl<'a> Comparison<'a> {
     fn paths_differ(&self, setting: &Setting<'_>) -> Option<Everybody> {
         let [old, new] = self.judge.atoms.modes;
         let both = setting.benches.iter().all(Option::is_some);
-        (both && old != new && entries::asks_path(setting)).then(|| Everybody {
+        // Where nothing is normalised a path may hold what is a malformed request otherwise.
+        let nothing = [old, new].contains(&PathNormalization::None);
+        let matters = setting.asks_path() || nothing && setting.asks_requests();
+        (both && old != new && matters).then(|| Everybody {
             kind: Kind::Reach,
             change: Change::Changes,
             certain: false,
@@ -291,11 +308,15 @@ impl<'a> Comparison<'a> {
         differ("a catch-all DENY", catch_all(old), catch_all(new));
         let nowhere = groups.iter().filter(|g| g.nowhere && !self.same(g));
         let asks = |g: &&Group| {
-            let policies = g.keys.iter().zip(self.programs).flat_map(|(keys, program)| {
-                let keys = keys.iter().flatten();
-                keys.flat_map(|key| &key.policies)
-                    .filter_map(|id| program.policies.get(id.index()))
-            });
+            let policies = g
+                .keys
+                .iter()
+                .zip(self.programs)
+                .flat_map(|(keys, program)| {
+                    let keys = keys.iter().flatten();
+                    keys.flat_map(|key| &key.policies)
+                        .filter_map(|id| program.policies.get(id.index()))
+                });
             let mut atoms = policies
                 .flat_map(|policy| &policy.rules)
                 .flat_map(crate::lower::scope::atoms);
@@ -387,23 +408,61 @@ impl<'a> Setting<'a> {
         }
     }
 
+    /// Whether any rule asks about the path.
+    fn asks_path(&self) -> bool {
+        self.atoms().any(|atom| match atom {
+            Atom::Path(_) => true,
+            Atom::Header { name, .. } => name == ":path",
+            _ => false,
+        })
+    }
+
+    /// Whether some connection is judged request by request.
+    fn asks_requests(&self) -> bool {
+        let scopes = || self.scopes.iter().flatten().flatten();
+        let tokens = self.benches.iter().flatten().any(|b| !b.tokens.is_empty());
+        let custom = scopes().any(|scope| scope.provider != Provider::None);
+        let asked = |atom: &Atom| {
+            !matches!(
+                atom.fact(),
+                Fact::Source | Fact::Destination | Fact::Nothing
+            )
+        };
+        tokens || custom || self.atoms().any(asked)
+    }
+
+    fn atoms(&self) -> impl Iterator<Item = &Atom> {
+        self.scopes.iter().flatten().flatten().flat_map(|scope| {
+            let atoms = scope.rules().flat_map(crate::lower::scope::atoms);
+            atoms.filter_map(|id| scope.program.atoms.get(id.index()))
+        })
+    }
+
     fn scope(&self, side: usize, v6: bool) -> Option<&Scope<'a>> {
         let scopes = self.scopes.get(side)?.as_ref()?;
         scopes.get(usize::from(v6 && self.apart))
     }
 }
 
-/// How tokens are verified otherwise than before.
-fn tokens_differ(setting: &Setting<'_>) -> Option<Everybody> {
+/// How tokens are verified otherwise than before; on a port that speaks TCP they are not.
+fn tokens_differ(setting: &Setting<'_>, port: &PortKind) -> Option<String> {
     let [Some(old), Some(new)] = &setting.benches else {
         return None;
     };
-    if old.tokens == new.tokens {
+    let verified = |bench: &'_ Bench<'_>, declared: Declared| match declared {
+        Declared::Tcp => Vec::new(),
+        Declared::Http | Declared::Undeclared => bench.tokens.clone(),
+    };
+    let [old, new] = [
+        verified(old, port.declared[0]),
+        verified(new, port.declared[1]),
+    ];
+    if old == new {
         return None;
     }
-    let issuers: BTreeSet<&str> = [old, new]
-        .iter()
-        .flat_map(|bench| &bench.tokens)
+    let issuers: BTreeSet<&str> = [&old, &new]
+        .into_iter()
+        .flatten()
         .map(|rule| rule.issuer.as_str())
         .collect();
     let mut told = Vec::new();
@@ -416,7 +475,7 @@ fn tokens_differ(setting: &Setting<'_>) -> Option<Everybody> {
             "" => "any issuer".to_owned(),
             issuer => format!("issuer {issuer}"),
         };
-        match (of(&old.tokens), of(&new.tokens)) {
+        match (of(&old), of(&new)) {
             (before, after) if before == after => {}
             (before, _) if before.is_empty() => told.push(format!(
                 "tokens of {name} are verified: a bad one is refused with 401"
@@ -425,7 +484,10 @@ fn tokens_differ(setting: &Setting<'_>) -> Option<Everybody> {
                 told.push(format!("tokens of {name} are no longer verified"));
             }
             (before, after) => {
-                let fields = before.first().zip(after.first()).map(|(b, a)| changed_fields(b, a));
+                let fields = before
+                    .first()
+                    .zip(after.first())
+                    .map(|(b, a)| changed_fields(b, a));
                 let fields = fields.filter(|fields| !fields.is_empty());
                 let fields = fields.map_or_else(String::new, |f| format!(" ({})", f.join(", ")));
                 told.push(format!("tokens of {name} are verified otherwise{fields}"));
@@ -435,18 +497,16 @@ fn tokens_differ(setting: &Setting<'_>) -> Option<Everybody> {
     if told.is_empty() {
         told.push("tokens are verified in another order".into());
     }
-    Some(Everybody {
-        kind: Kind::Authentication,
-        change: Change::Changes,
-        certain: true,
-        text: told.join("; "),
-    })
+    Some(told.join("; "))
 }
 
 fn changed_fields(old: &JwtRule, new: &JwtRule) -> Vec<&'static str> {
     [
         ("audiences", old.audiences != new.audiences),
-        ("keys", (&old.jwks, &old.jwks_uri) != (&new.jwks, &new.jwks_uri)),
+        (
+            "keys",
+            (&old.jwks, &old.jwks_uri) != (&new.jwks, &new.jwks_uri),
+        ),
         (
             "where tokens are looked for",
             (&old.from_headers, &old.from_params, &old.from_cookies)
@@ -496,13 +556,11 @@ impl Filter {
         };
         let denies = |scope: &Scope<'_>| scope.otherwise != Otherwise::Allow;
         let by_rule = |scope: &Scope<'_>| matches!(scope.otherwise, Otherwise::DefaultDeny(_));
-        let alike = |(old, new)| match (
-            comparison.meaningful(0, old),
-            comparison.meaningful(1, new),
-        ) {
-            (Some(old), Some(new)) => old.rest == new.rest,
-            _ => false,
-        };
+        let alike =
+            |(old, new)| match (comparison.meaningful(0, old), comparison.meaningful(1, new)) {
+                (Some(old), Some(new)) => old.rest == new.rest,
+                _ => false,
+            };
         let only_policies = comparison.same_mesh
             && old.iter().zip(new).all(alike)
             && denies(old_scope) == denies(new_scope)

@@ -89,7 +89,10 @@ pub enum FailOn {
 
 pub fn run(args: &Args) -> anyhow::Result<Outcome> {
     let from_stdin = [&args.old, &args.new];
-    let from_stdin = from_stdin.into_iter().chain(&args.inventory).filter(|s| *s == "-");
+    let from_stdin = from_stdin
+        .into_iter()
+        .chain(&args.inventory)
+        .filter(|s| *s == "-");
     if from_stdin.count() > 1 {
         bail!("standard input can be read once");
     }

@@ -169,7 +169,9 @@ fn revision(rest: &str) -> Result<Vec<Input>> {
     for line in listed.split(|b| *b == 0).filter(|line| !line.is_empty()) {
         let line = std::str::from_utf8(line).context("git names a file that is not UTF-8")?;
         // `<mode> <type> <hash>\t<path>`
-        let (about, name) = line.split_once('\t').context("git ls-tree answers otherwise")?;
+        let (about, name) = line
+            .split_once('\t')
+            .context("git ls-tree answers otherwise")?;
         let mut about = about.split(' ');
         let (mode, hash) = (about.next().unwrap_or(""), about.nth(1).unwrap_or(""));
         if name != path && !read::has_manifest_name(Path::new(name)) {
@@ -195,7 +197,12 @@ fn revision(rest: &str) -> Result<Vec<Input>> {
         let other = || anyhow!("git cat-file answers otherwise");
         let end = rest.iter().position(|b| *b == b'\n').ok_or_else(other)?;
         let head = std::str::from_utf8(rest.get(..end).ok_or_else(other)?)?;
-        let size: usize = head.rsplit(' ').next().unwrap_or("").parse().map_err(|_| other())?;
+        let size: usize = head
+            .rsplit(' ')
+            .next()
+            .unwrap_or("")
+            .parse()
+            .map_err(|_| other())?;
         let start = end + 1;
         let bytes = rest.get(start..start + size).ok_or_else(other)?.to_vec();
         rest = rest.get(start + size + 1..).ok_or_else(other)?;

@@ -101,40 +101,7 @@ impl<'a> Judge<'a> {
     /// All differences of two cells.
     pub fn compare(&mut self, old: OneCell<'a, '_>, new: OneCell<'a, '_>) -> Vec<Finding> {
         let judged = |cell: &OneCell<'_, '_>| cell.is_some_and(|(_, c)| c.residual.http.is_some());
-        let mut protocols = vec![Protocol::Tcp];
-        if judged(&old) || judged(&new) {
-            protocols.push(Protocol::Http);
-        }
-        let mut found: Vec<Vec<Finding>> = Vec::new();
-        for protocol in protocols {
-            found.push(self.spoken(old, new, protocol));
-        }
-        match found.as_mut_slice() {
-            [tcp, http] if alike(tcp, http) => {
-                for finding in tcp.iter_mut() {
-                    finding.protocol = Protocol::Any;
-                }
-                found.truncate(1);
-            }
-            [tcp] => {
-                for finding in tcp.iter_mut() {
-                    finding.protocol = Protocol::Any;
-                }
-            }
-            _ => {}
-        }
-        let mut found: Vec<Finding> = found.into_iter().flatten().collect();
-        found.extend(malformed(old, new));
-        found
-    }
-
-    fn spoken(
-        &mut self,
-        old: OneCell<'a, '_>,
-        new: OneCell<'a, '_>,
-        protocol: Protocol,
-    ) -> Vec<Finding> {
-        let mut found = Vec::new();
+        let http = judged(&old) || judged(&new);
         let kinds: &[Kind] = match (old, new) {
             (Some(_), Some(_)) => &[
                 Kind::Reach,
@@ -146,36 +113,54 @@ impl<'a> Judge<'a> {
             // What a workload is that is there on one side alone, is who can reach it.
             _ => &[Kind::Reach],
         };
+        let mut found = Vec::new();
         for &kind in kinds {
-            let [old, new] = [old, new].map(|cell| self.side(cell, kind, protocol));
-            let node = self.decisions.compare(&self.atoms, old, new);
-            self.collect(node, kind, protocol, &mut found);
+            let mut of_tcp = self.spoken(old, new, kind, Protocol::Tcp);
+            let of_http = match http {
+                true => self.spoken(old, new, kind, Protocol::Http),
+                false => Vec::new(),
+            };
+            if !http || alike(&of_tcp, &of_http) {
+                for finding in &mut of_tcp {
+                    finding.protocol = Protocol::Any;
+                }
+                found.extend(of_tcp);
+            } else {
+                found.extend(of_tcp);
+                found.extend(of_http);
+            }
         }
+        found.extend(malformed(old, new));
         found
     }
 
+    fn spoken(
+        &mut self,
+        old: OneCell<'a, '_>,
+        new: OneCell<'a, '_>,
+        kind: Kind,
+        protocol: Protocol,
+    ) -> Vec<Finding> {
+        let [old, new] = [old, new].map(|cell| self.side(cell, kind, protocol));
+        let node = self.decisions.compare(&self.atoms, old, new);
+        self.collect(node, kind, protocol)
+    }
+
     /// One finding for each pair of causes.
-    fn collect(&self, node: NodeId, kind: Kind, protocol: Protocol, found: &mut Vec<Finding>) {
+    fn collect(&self, node: NodeId, kind: Kind, protocol: Protocol) -> Vec<Finding> {
         if node == SAME {
-            return;
+            return Vec::new();
         }
-        let (ways, more) = self.decisions.ways(node, WAYS_MAX);
-        let before = found.len();
-        for way in ways {
-            let said = way.differ;
-            let own = found.iter_mut().skip(before).find(|f| f.said == said);
-            match own {
-                Some(finding) => finding.ways.push(way),
-                None => found.push(Finding {
-                    kind,
-                    protocol,
-                    malformed: false,
-                    said,
-                    ways: vec![way],
-                    more,
-                }),
-            }
-        }
+        let ends = self.decisions.ways(node, WAYS_MAX).into_iter();
+        ends.map(|(said, ways, more)| Finding {
+            kind,
+            protocol,
+            malformed: false,
+            said,
+            ways,
+            more,
+        })
+        .collect()
     }
 
     fn side(&mut self, cell: OneCell<'a, '_>, kind: Kind, protocol: Protocol) -> Side {
@@ -183,7 +168,10 @@ impl<'a> Judge<'a> {
             return Side::Decided(no(Cause::NoAllowMatched, None));
         };
         let residual = &cell.residual;
-        let http = residual.http.as_ref().filter(|_| protocol == Protocol::Http);
+        let http = residual
+            .http
+            .as_ref()
+            .filter(|_| protocol == Protocol::Http);
         let stages = http.unwrap_or(&residual.tcp);
         let back = residual.forwarded_for;
         match kind {

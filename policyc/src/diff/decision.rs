@@ -87,12 +87,22 @@ pub(super) struct Way {
 
 type Key = (Side, Side, Vec<(AtomId, bool)>);
 
+/// What makes a node: the atoms of its field stand for its cells.
+#[derive(PartialEq, Eq, Hash, Debug)]
+enum Shape {
+    Differ(Said, Said),
+    Field(Field, Vec<AtomId>, Vec<(NodeId, Vec<usize>)>),
+    Atom(AtomId, NodeId, NodeId),
+}
+
 /// Compares sides, and remembers.
 #[derive(Debug)]
 pub(super) struct Decisions {
     contents: Vec<Vec<Clause>>,
     numbers: HashMap<Vec<Clause>, u32>,
     nodes: Vec<Node>,
+    /// Nodes that say the same are one.
+    shared: HashMap<Shape, NodeId>,
     memo: HashMap<Key, NodeId>,
     pub known: Known,
     steps: usize,
@@ -107,6 +117,7 @@ impl Decisions {
             contents: Vec::new(),
             numbers: HashMap::new(),
             nodes: vec![Node::Same, Node::Unknown],
+            shared: HashMap::new(),
             memo: HashMap::new(),
             known: Known::default(),
             steps: 0,
@@ -350,56 +361,117 @@ impl Decisions {
     }
 
     fn node(&mut self, node: Node) -> NodeId {
-        self.nodes.push(node);
-        self.nodes.len() - 1
+        let shape = match &node {
+            Node::Same => return SAME,
+            Node::Unknown => return UNKNOWN,
+            Node::Differ(old, new) => Shape::Differ(*old, *new),
+            Node::Atom(atom, yes, no) => Shape::Atom(*atom, *yes, *no),
+            Node::Field(field, cells, edges) => {
+                Shape::Field(field.clone(), cells.atoms.clone(), edges.clone())
+            }
+        };
+        let next = self.nodes.len();
+        let number = *self.shared.entry(shape).or_insert(next);
+        if number == next {
+            self.nodes.push(node);
+        }
+        number
     }
 
-    /// The ways to a difference, at most `most` of them; and whether there are more.
-    pub fn ways(&self, from: NodeId, most: usize) -> (Vec<Way>, bool) {
-        let mut ways = Vec::new();
-        let mut more = false;
-        self.walk(from, &mut Vec::new(), &mut |conditions, differ| {
-            if ways.len() < most {
+    /// Every pair of what the two sides say where they differ, `None` for what could not be decided;
+    /// for each the ways there, at most `most` of them, and whether there are more.
+    pub fn ways(&self, from: NodeId, most: usize) -> Vec<(Option<(Said, Said)>, Vec<Way>, bool)> {
+        let order = self.below(from);
+        let mut ends: Vec<Option<(Said, Said)>> =
+            order.iter().filter_map(|n| self.end(*n)).collect();
+        ends.sort_unstable();
+        ends.dedup();
+        let mut all = Vec::with_capacity(ends.len());
+        for end in ends {
+            // Children stand before their parents.
+            let mut leading: BTreeSet<NodeId> = BTreeSet::new();
+            for &node in &order {
+                let leads = self.children(node).any(|child| leading.contains(&child));
+                if leads || self.end(node) == Some(end) {
+                    leading.insert(node);
+                }
+            }
+            let mut ways = Vec::new();
+            let whole = self.walk(from, &leading, &mut Vec::new(), &mut |conditions| {
+                if ways.len() == most {
+                    return false;
+                }
                 ways.push(Way {
                     conditions: conditions.to_vec(),
-                    differ,
+                    differ: end,
                 });
-            } else {
-                more = true;
-            }
-            !more
-        });
-        (ways, more)
+                true
+            });
+            all.push((end, ways, !whole));
+        }
+        all
     }
 
+    /// What the two sides say at the end of a way, where it is one.
+    fn end(&self, node: NodeId) -> Option<Option<(Said, Said)>> {
+        match self.nodes.get(node) {
+            Some(Node::Differ(old, new)) => Some(Some((*old, *new))),
+            Some(Node::Unknown) => Some(None),
+            _ => None,
+        }
+    }
+
+    fn children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        let (field, atom) = match self.nodes.get(node) {
+            Some(Node::Field(_, _, edges)) => (Some(edges), None),
+            Some(Node::Atom(_, yes, no)) => (None, Some([*yes, *no])),
+            _ => (None, None),
+        };
+        let field = field.into_iter().flatten().map(|(child, _)| *child);
+        field.chain(atom.into_iter().flatten())
+    }
+
+    /// The nodes of a diagram, children before parents: a child was made before.
+    fn below(&self, from: NodeId) -> Vec<NodeId> {
+        let mut found = BTreeSet::from([from]);
+        let mut open = vec![from];
+        while let Some(node) = open.pop() {
+            open.extend(self.children(node).filter(|child| found.insert(*child)));
+        }
+        found.into_iter().collect()
+    }
+
+    /// Calls `each` with every way along `leading` nodes until it says no.
     fn walk(
         &self,
         from: NodeId,
+        leading: &BTreeSet<NodeId>,
         path: &mut Vec<Condition>,
-        each: &mut dyn FnMut(&[Condition], Option<(Said, Said)>) -> bool,
+        each: &mut dyn FnMut(&[Condition]) -> bool,
     ) -> bool {
+        if !leading.contains(&from) {
+            return true;
+        }
         match self.nodes.get(from) {
-            Some(Node::Same) => true,
-            Some(Node::Unknown) | None => each(path, None),
-            Some(Node::Differ(old, new)) => each(path, Some((*old, *new))),
             Some(Node::Field(field, cells, edges)) => edges.iter().all(|(child, numbers)| {
                 path.push(Condition::Cells(
                     field.clone(),
                     Rc::clone(cells),
                     numbers.clone(),
                 ));
-                let on = self.walk(*child, path, each);
+                let on = self.walk(*child, leading, path, each);
                 path.pop();
                 on
             }),
             Some(Node::Atom(atom, yes, no)) => {
                 [(true, *yes), (false, *no)].into_iter().all(|(truth, to)| {
                     path.push(Condition::Atom(*atom, truth));
-                    let on = self.walk(to, path, each);
+                    let on = self.walk(to, leading, path, each);
                     path.pop();
                     on
                 })
             }
+            _ => each(path),
         }
     }
 }

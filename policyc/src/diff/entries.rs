@@ -15,20 +15,17 @@ use super::{
     operation::{list, operation, plain},
     places::{Group, Pairing, Place},
     report::{
-        Change, Destination, Difference, Kind, MEMBERS_MAX, Operation, Ports, Protocol, Selector,
-        Source, Sources, Verdict,
+        Change, Destination, Difference, Kind, MEMBERS_MAX, Ports, Protocol, Selector, Source,
+        Sources, Verdict,
     },
     request::{Spoken, spoken},
     sources::Row,
     words::words,
 };
 use crate::{
-    cluster::{Cluster, Protocol as Declared},
+    cluster::Cluster,
     ir::{Atom, AtomId, Pattern, Program, RuleRef},
-    lower::scope::atoms,
-    request::{
-        Authorizer, IpSource, Request, ServiceAccountSource, SourceRef, Wire,
-    },
+    request::{Authorizer, IpSource, Request, ServiceAccountSource, SourceRef, Wire},
 };
 
 /// Requests that are tried to show one difference.
@@ -260,20 +257,17 @@ impl<'a> Entries<'a> {
     }
 
     /// Tells a difference that is everybody's.
-    pub fn everybody(&mut self, group: &Group, setting: &Setting<'a>, all: Everybody) {
-        let ports: Vec<&PortKind> = setting
-            .ports
-            .iter()
-            .filter(|port| port.declared.iter().any(|d| *d != Declared::Tcp))
-            .collect();
-        if ports.is_empty() {
-            return;
-        }
+    pub fn everybody(
+        &mut self,
+        group: &Group,
+        setting: &Setting<'a>,
+        ports: &[&PortKind],
+        all: Everybody,
+    ) {
         let unknown = Verdict {
             verdict: "unknown".into(),
             ..Verdict::default()
         };
-        let Operation { text, .. } = plain(all.text);
         self.add(Entry {
             difference: Difference {
                 kind: all.kind,
@@ -290,9 +284,9 @@ impl<'a> Entries<'a> {
                         names: Vec::new(),
                     },
                 },
-                ports: ports_of(&ports, &setting.ports),
+                ports: ports_of(ports, &setting.ports),
                 protocol: Protocol::Http,
-                operation: plain(text),
+                operation: plain(all.text),
                 before: unknown.clone(),
                 after: unknown,
                 example: None,
@@ -426,7 +420,11 @@ impl<'t> Telling<'t> {
             programs,
             members,
             rows,
-            pieces: rows.iter().take_while(|row| row.who.is_none()).count().max(1),
+            pieces: rows
+                .iter()
+                .take_while(|row| row.who.is_none())
+                .count()
+                .max(1),
             asked: members.asked(&setting.asked),
             asked_atoms: setting.asked.iter().copied().collect(),
             addressed: setting.apart || setting.asked.iter().any(|id| is_block(&id)),
@@ -474,9 +472,7 @@ impl<'t> Telling<'t> {
         }
         let texts: Vec<String> = by_pieces
             .iter()
-            .map(|(pieces, identities)| {
-                self.identities(identities) + &self.addresses(pieces)
-            })
+            .map(|(pieces, identities)| self.identities(identities) + &self.addresses(pieces))
             .collect();
         Sources {
             text: texts.join("; "),
@@ -539,7 +535,13 @@ impl<'t> Telling<'t> {
             .rows
             .iter()
             .take(self.pieces)
-            .map(|row| row.sets[1].iter().filter(|id| self.is_block(**id)).copied().collect())
+            .map(|row| {
+                row.sets[1]
+                    .iter()
+                    .filter(|id| self.is_block(**id))
+                    .copied()
+                    .collect()
+            })
             .collect();
         let words = words(&universe, some);
         let names = |atoms: &[AtomId]| -> String {
@@ -590,7 +592,9 @@ impl<'t> Telling<'t> {
     fn witness(&self, row: &Row) -> String {
         match &row.who {
             None => "one without identity".into(),
-            Some(who) => who.identity(&self.programs[1].mesh.trust_domain).principal(),
+            Some(who) => who
+                .identity(&self.programs[1].mesh.trust_domain)
+                .principal(),
         }
     }
 
@@ -769,20 +773,4 @@ fn speak(request: &mut Request, finding: &Finding, one: &Spoken) {
     } else if one.sni.is_some() {
         request.protocol = Wire::Tls;
     }
-}
-
-/// Whether any of the rules of these scopes asks about the path.
-pub(super) fn asks_path(setting: &Setting<'_>) -> bool {
-    let all = setting.scopes.iter().flatten().flatten();
-    let mut asked = all.flat_map(|scope| {
-        scope
-            .rules()
-            .flat_map(atoms)
-            .filter_map(|id| scope.program.atoms.get(id.index()))
-    });
-    asked.any(|atom| match atom {
-        Atom::Path(_) => true,
-        Atom::Header { name, .. } => name == ":path",
-        _ => false,
-    })
 }

@@ -355,7 +355,11 @@ fn after(address: IpAddr) -> Option<IpAddr> {
 }
 
 fn chosen(atoms: &[AtomId], numbers: &[usize]) -> Vec<AtomId> {
-    let mut chosen: Vec<AtomId> = numbers.iter().filter_map(|n| atoms.get(*n)).copied().collect();
+    let mut chosen: Vec<AtomId> = numbers
+        .iter()
+        .filter_map(|n| atoms.get(*n))
+        .copied()
+        .collect();
     chosen.sort_unstable();
     chosen
 }
@@ -426,8 +430,17 @@ fn template(text: &str) -> Vec<Piece> {
 
 /// Whether some value, or some several where the field holds several, makes all of `true_` true and
 /// none of `false_`; and which.
-pub(super) fn values(cells: &Cells, several: bool, wanted: &[(AtomId, bool)]) -> Option<Vec<Value>> {
-    let of = |truth: bool| wanted.iter().filter(move |(_, t)| *t == truth).map(|(a, _)| *a);
+pub(super) fn values(
+    cells: &Cells,
+    several: bool,
+    wanted: &[(AtomId, bool)],
+) -> Option<Vec<Value>> {
+    let of = |truth: bool| {
+        wanted
+            .iter()
+            .filter(move |(_, t)| *t == truth)
+            .map(|(a, _)| *a)
+    };
     let spoils = |cell: &Cell| of(false).any(|atom| cell.true_.contains(&atom));
     let clean: Vec<&Cell> = cells.cells.iter().filter(|cell| !spoils(cell)).collect();
     if !several {

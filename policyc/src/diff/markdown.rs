@@ -43,8 +43,15 @@ pub fn markdown(diff: &Diff) -> String {
                 [] => "no policy applies: open to everybody".into(),
                 policies => format!("under {}", names(policies)),
             };
-            bullet(&mut out, &format!("{}: {policies}", names(&destination.names)));
-            for d in destination.reachable.iter().filter(|_| !destination.policies.is_empty()) {
+            bullet(
+                &mut out,
+                &format!("{}: {policies}", names(&destination.names)),
+            );
+            for d in destination
+                .reachable
+                .iter()
+                .filter(|_| !destination.policies.is_empty())
+            {
                 let text = format!("{}: {}, {}", d.sources.text, d.ports.text, d.operation.text);
                 out += &format!("  - {}\n", escaped(&text));
             }
@@ -151,10 +158,15 @@ fn cut(out: &mut String) {
     while !out.is_char_boundary(end) {
         end -= 1;
     }
-    let line = out.get(..end).and_then(|text| text.rfind('\n')).unwrap_or(0);
+    let line = out
+        .get(..end)
+        .and_then(|text| text.rfind('\n'))
+        .unwrap_or(0);
     out.truncate(line);
     let open = out.matches("<details>").count() - out.matches("</details>").count();
-    let fenced = out.rfind("```").is_some_and(|at| out.get(at..).is_some_and(|t| t.contains("json")));
+    let fenced = out
+        .rfind("```")
+        .is_some_and(|at| out.get(at..).is_some_and(|t| t.contains("json")));
     if fenced {
         *out += "\n```";
     }

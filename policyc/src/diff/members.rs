@@ -85,7 +85,11 @@ impl Members {
         Ok(Self {
             accounts,
             closed: [old_closed, new_closed],
-            classes: old_of.into_iter().zip(new_of).map(|(o, n)| [o, n]).collect(),
+            classes: old_of
+                .into_iter()
+                .zip(new_of)
+                .map(|(o, n)| [o, n])
+                .collect(),
             of_class,
         })
     }

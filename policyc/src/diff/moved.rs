@@ -53,8 +53,11 @@ pub(super) fn compare<'a>(
             continue;
         }
         let mut of = [[0; 2]; 2];
-        for (((of, classes), program), pod) in
-            of.iter_mut().zip(&mut classes).zip(programs).zip([before, after])
+        for (((of, classes), program), pod) in of
+            .iter_mut()
+            .zip(&mut classes)
+            .zip(programs)
+            .zip([before, after])
         {
             for (class, v6) in of.iter_mut().zip([false, true]) {
                 let source = Source {
@@ -122,7 +125,8 @@ fn one<'a>(
 ) {
     let Some(first) = alike.first() else { return };
     let mut sets: [BTreeSet<AtomId>; 2] = [BTreeSet::new(), BTreeSet::new()];
-    for (((set, closed), classes), side) in sets.iter_mut().zip(closed).zip(&first.classes).zip(0..) {
+    for (((set, closed), classes), side) in sets.iter_mut().zip(closed).zip(&first.classes).zip(0..)
+    {
         let class = classes[usize::from(v6)];
         let signature = closed.signatures.get(usize::from(class));
         let scope = setting.scope(side, v6);

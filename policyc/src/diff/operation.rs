@@ -88,7 +88,9 @@ fn fields(atoms: &Atoms<'_>, way: &Way) -> Vec<FieldWords> {
                 let set: BTreeSet<usize> = numbers.iter().copied().collect();
                 let words = words(&universe, &set);
                 let mut is: Vec<String> = values(atoms, &words.is);
+                let mut is_not = values(atoms, &words.not);
                 if !words.exact {
+                    is_not.clear();
                     // Nothing names these values: one of each kind stands for them.
                     is = numbers
                         .iter()
@@ -99,7 +101,7 @@ fn fields(atoms: &Atoms<'_>, way: &Way) -> Vec<FieldWords> {
                 told.push(FieldWords {
                     field: name(atoms, field, cells.atoms.first()),
                     is,
-                    is_not: values(atoms, &words.not),
+                    is_not,
                 });
             }
         }

@@ -39,7 +39,9 @@ impl Place {
     pub fn shown(&self) -> String {
         let [old, new] = &self.names;
         let name = new.as_ref().or(old.as_ref());
-        name.map_or_else(String::new, |(namespace, name)| format!("{namespace}/{name}"))
+        name.map_or_else(String::new, |(namespace, name)| {
+            format!("{namespace}/{name}")
+        })
     }
 }
 
@@ -83,7 +85,13 @@ pub(super) fn pair<'a>(old: &'a Cluster, new: &'a Cluster) -> Pairing<'a> {
 }
 
 /// What tells a pod from others besides its name and address.
-type Made<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str, bool, Vec<(&'a str, u16)>);
+type Made<'a> = (
+    &'a str,
+    Vec<(&'a str, &'a str)>,
+    &'a str,
+    bool,
+    Vec<(&'a str, u16)>,
+);
 
 fn made_of(pod: &Pod) -> Made<'_> {
     /// Labels that a controller gives each of its pods or each of its roll-outs.
@@ -168,10 +176,7 @@ pub(super) fn groups(
     pairing: &Pairing<'_>,
 ) -> Result<Vec<Group>, LinkError> {
     let [old, new] = clusters;
-    let mut finders = [
-        Finder::new(programs[0], old),
-        Finder::new(programs[1], new),
-    ];
+    let mut finders = [Finder::new(programs[0], old), Finder::new(programs[1], new)];
     let mut groups: Vec<Group> = Vec::new();
     let mut numbers: HashMap<[Option<[ScopeKey; 2]>; 2], usize> = HashMap::new();
     for pods in pairing {

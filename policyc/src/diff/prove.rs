@@ -89,7 +89,9 @@ fn shows(
     new: &Result<Judgement, String>,
 ) -> bool {
     let one = |judged: &Result<Judgement, String>, said: Said| {
-        judged.as_ref().is_ok_and(|judged| yes(kind, judged) == said.yes)
+        judged
+            .as_ref()
+            .is_ok_and(|judged| yes(kind, judged) == said.yes)
     };
     match place {
         Where::Changed => one(old, old_said) && one(new, new_said),
@@ -114,8 +116,12 @@ fn yes(kind: Kind, judged: &Judgement) -> bool {
 impl Proved {
     /// What is told in the end, in order.
     pub fn into_diff(mut self, old: &str, new: &str, notes: Vec<String>) -> Diff {
-        self.entries.sort_by(|(_, a), (_, b)| order(a).cmp(&order(b)));
-        let examples = self.entries.iter_mut().filter_map(|(_, d)| d.example.as_mut());
+        self.entries
+            .sort_by(|(_, a), (_, b)| order(a).cmp(&order(b)));
+        let examples = self
+            .entries
+            .iter_mut()
+            .filter_map(|(_, d)| d.example.as_mut());
         for (number, example) in (1u32..).zip(examples) {
             example.id = format!("{number}");
         }
@@ -179,6 +185,11 @@ fn order(d: &Difference) -> impl Ord + '_ {
         d.protocol,
         d.operation.malformed,
         &d.operation.text,
-        (&d.before.policy, d.before.rule, &d.after.policy, d.after.rule),
+        (
+            &d.before.policy,
+            d.before.rule,
+            &d.after.policy,
+            d.after.rule,
+        ),
     )
 }

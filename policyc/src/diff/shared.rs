@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 
-use crate::ir::{
-    Action, Alternative, Atom, AtomId, Clause, JwtRule, Policy, Program, Rule,
-};
+use crate::ir::{Action, Alternative, Atom, AtomId, Clause, JwtRule, Policy, Program, Rule};
 
 /// Both programs, renumbered.
 pub(super) fn share(old: &Program, new: &Program) -> [Program; 2] {

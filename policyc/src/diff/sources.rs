@@ -55,7 +55,8 @@ pub(super) fn rows(
     families: &[bool],
     apart: bool,
 ) -> Result<Vec<Row>, String> {
-    let too_many = || "too many kinds of sources to compare: name fewer distinct patterns".to_owned();
+    let too_many =
+        || "too many kinds of sources to compare: name fewer distinct patterns".to_owned();
     let mut nets = Vec::new();
     for id in asked {
         if let Some(Atom::SourceIp(net) | Atom::RemoteIp(net)) = atoms.get(id.index()) {
@@ -119,7 +120,9 @@ fn identities(atoms: &[Atom], asked: &BTreeSet<AtomId>, domains: [&str; 2]) -> O
             for (account, alive) in finder.cells(&in_namespace, 2)? {
                 let set = |of: &[usize]| -> BTreeSet<AtomId> {
                     let both = alive.iter().filter(|i| of.binary_search(i).is_ok());
-                    both.filter_map(|i| wants.get(*i)).map(|(id, _)| *id).collect()
+                    both.filter_map(|i| wants.get(*i))
+                        .map(|(id, _)| *id)
+                        .collect()
                 };
                 let sets = [set(&old), set(&new)];
                 if known.insert(sets.clone()) {
@@ -335,7 +338,9 @@ mod tests {
                 sets.push((class, set.clone()));
             }
         }
-        let words = ["a", "b", "ab", "ba", "aab", "abb", "x", "xa", "xb", "own", "bx"];
+        let words = [
+            "a", "b", "ab", "ba", "aab", "abb", "x", "xa", "xb", "own", "bx",
+        ];
         for trust_domain in words {
             for namespace in words {
                 for service_account in words {

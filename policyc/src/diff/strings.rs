@@ -281,7 +281,8 @@ impl<'a> Automaton<'a> {
 }
 
 /// Characters that a segment may hold; the first that nobody waits for stands for all such.
-const STAND_INS: &str = "xzqjkvwyuabcdefghilmnoprst0123456789XZQJKVWYUABCDEFGHILMNOPRST-_~!$&'()*+,;:=@";
+const STAND_INS: &str =
+    "xzqjkvwyuabcdefghilmnoprst0123456789XZQJKVWYUABCDEFGHILMNOPRST-_~!$&'()*+,;:=@";
 /// Characters that no template operator takes.
 const OUTSIDERS: &str = "[]\u{e9}\u{e8}\u{fc}\u{f6}";
 
@@ -390,7 +391,12 @@ mod tests {
                 let pieces: Vec<Piece> = p.pieces.clone();
                 naive(&pieces, text)
             };
-            patterns.iter().enumerate().filter(alone).map(|(n, _)| n).collect()
+            patterns
+                .iter()
+                .enumerate()
+                .filter(alone)
+                .map(|(n, _)| n)
+                .collect()
         };
         all.iter().map(one).collect()
     }

@@ -18,7 +18,10 @@ pub fn text(diff: &Diff) -> String {
         }
         if shown == LINES {
             let left = diff.differences.len() - LINES;
-            line(&mut out, &format!("... and {left} more; --format json has all"));
+            line(
+                &mut out,
+                &format!("... and {left} more; --format json has all"),
+            );
             break;
         }
         shown += 1;
@@ -78,9 +81,8 @@ fn line(out: &mut String, text: &str) {
 
 /// The whole in one line.
 pub(super) fn summary(diff: &Diff) -> String {
-    let count = |wanted: fn(&Difference) -> bool| {
-        diff.differences.iter().filter(|d| wanted(d)).count()
-    };
+    let count =
+        |wanted: fn(&Difference) -> bool| diff.differences.iter().filter(|d| wanted(d)).count();
     let gains = count(|d| d.kind == Kind::Reach && d.change == Change::Gains);
     let loses = count(|d| d.kind == Kind::Reach && d.change == Change::Loses);
     let others = diff.differences.len() - gains - loses;
@@ -149,7 +151,10 @@ fn claim(d: &Difference) -> String {
         (Kind::Reach, Change::Loses) => format!("{who} loses {what}"),
         (Kind::Reach, Change::Changes) => format!("{who} may gain or lose {what}"),
         (Kind::Custom, Change::Gains) => {
-            format!("authorizer {} is asked about {what} of {who}", provider(&d.after))
+            format!(
+                "authorizer {} is asked about {what} of {who}",
+                provider(&d.after)
+            )
         }
         (Kind::Custom, Change::Loses) => format!(
             "authorizer {} is no longer asked about {what} of {who}",
@@ -211,7 +216,10 @@ fn destination_lines(out: &mut String, what: &str, destination: &Destination) {
     for d in &destination.reachable {
         line(
             out,
-            &format!("  {} reaches {}, {}", d.sources.text, d.ports.text, d.operation.text),
+            &format!(
+                "  {} reaches {}, {}",
+                d.sources.text, d.ports.text, d.operation.text
+            ),
         );
     }
 }
@@ -224,7 +232,10 @@ fn sources_lines(out: &mut String, what: &str, sources: &[Source]) {
         };
         line(
             out,
-            &format!("{what}: {} (as {}{alone})", source.name, source.service_account),
+            &format!(
+                "{what}: {} (as {}{alone})",
+                source.name, source.service_account
+            ),
         );
     }
     if sources.len() > LINES {

@@ -50,7 +50,10 @@ pub(super) fn words<F: Copy + Ord>(universe: &[BTreeSet<F>], set: &BTreeSet<usiz
         };
     }
     // Too wide a name, less what of it is not meant.
-    let (is, covered) = cover(&features, set, &all);
+    let mut nearest = features.clone();
+    nearest.retain(|(_, members)| !members.is_disjoint(set));
+    nearest.sort_by_key(|(_, members)| members.difference(set).count());
+    let (is, covered) = cover(&nearest, set, &all);
     let (wide, is) = match covered.is_superset(set) {
         true => (covered, is),
         false => (all, Vec::new()),
@@ -96,8 +99,10 @@ mod tests {
     use super::*;
 
     fn told(universe: &[&[char]], set: &[usize]) -> (String, String, bool) {
-        let universe: Vec<BTreeSet<char>> =
-            universe.iter().map(|f| f.iter().copied().collect()).collect();
+        let universe: Vec<BTreeSet<char>> = universe
+            .iter()
+            .map(|f| f.iter().copied().collect())
+            .collect();
         let words = words(&universe, &set.iter().copied().collect());
         (
             words.is.iter().collect(),
@@ -116,6 +121,8 @@ mod tests {
         assert_eq!(told(universe, &[1]), own("a", "b"));
         assert_eq!(told(universe, &[1, 2, 3]), own("ac", ""));
         assert_eq!(told(universe, &[0]), own("", "ac"));
+        let methods: &[&[char]] = &[&['*'], &['*', 'g'], &['*', 'p'], &['*', 'p', 'o']];
+        assert_eq!(told(methods, &[1, 2]), own("gp", "o"));
         assert!(!told(&[&['a'], &['a']], &[0]).2, "nothing tells them apart");
     }
 }

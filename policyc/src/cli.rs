@@ -1,6 +1,7 @@
 //! One file a command; this one knows their names and turns outcomes into exit codes.
 
 mod check;
+mod compare;
 mod compile;
 mod completions;
 mod diff;
@@ -49,6 +50,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Check(check::Args),
+    Compare(compare::Args),
     Compile(compile::Args),
     Completions(completions::Args),
     Diff(diff::Args),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
         Command::Check(args) => check::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Compile(args) => compile::run(&args),
         Command::Completions(args) => Ok(completions::run(&args, Cli::command())),
         Command::Diff(args) => diff::run(&args),

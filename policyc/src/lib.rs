@@ -12,6 +12,7 @@ pub mod bundle;
 pub mod capacity;
 pub mod clock;
 pub mod cluster;
+pub mod compare;
 pub mod compile;
 pub mod conformance;
 pub mod diagnostic;

@@ -46,8 +46,33 @@ pub fn resolve(
     key_sets: &BTreeMap<String, String>,
     locate: Locate<'_>,
 ) -> Result<Program, ResolveError> {
+    let domains = TrustDomains::Expanded;
+    resolve_with(cluster, catch_all_deny, key_sets, locate, domains)
+}
+
+/// What the trust domain of a principal stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TrustDomains {
+    /// One of the mesh's for all of them.
+    Expanded,
+    /// Itself.
+    AsWritten,
+}
+
+/// As [`resolve`], with a choice.
+///
+/// # Errors
+/// The first value that does not parse.
+pub fn resolve_with(
+    cluster: &Cluster,
+    catch_all_deny: CatchAllDeny,
+    key_sets: &BTreeMap<String, String>,
+    locate: Locate<'_>,
+    domains: TrustDomains,
+) -> Result<Program, ResolveError> {
     let mut resolver = Resolver {
         cluster,
+        domains,
         atoms: Vec::new(),
         numbers: HashMap::new(),
     };
@@ -76,6 +101,7 @@ pub fn resolve(
 /// Interns atoms while it walks the policies.
 struct Resolver<'a> {
     cluster: &'a Cluster,
+    domains: TrustDomains,
     atoms: Vec<Atom>,
     numbers: HashMap<Atom, AtomId>,
 }
@@ -326,6 +352,9 @@ impl Builder<'_, '_> {
     fn atoms(&self, kind: &Kind, value: &str) -> Option<Vec<Atom>> {
         let mesh = &self.resolver.cluster.mesh;
         Some(match kind {
+            Kind::Principal if self.resolver.domains == TrustDomains::AsWritten => {
+                vec![Atom::Principal(Pattern::parse(value))]
+            }
             Kind::Principal => trust_domain::expand_principal(mesh, value)
                 .iter()
                 .map(|v| Atom::Principal(Pattern::parse(v)))

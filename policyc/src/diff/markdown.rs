@@ -13,6 +13,14 @@ const FOLDED: usize = 15;
 /// The comparison as GitHub-flavoured Markdown.
 pub fn markdown(diff: &Diff) -> String {
     let mut out = format!("### What may be reached: {}\n\n", escaped(&summary(diff)));
+    let titles = match diff.profiles {
+        true => [
+            format!("Let through by {} alone", diff.new),
+            format!("Let through by {} alone", diff.old),
+        ],
+        false => ["Newly let through".into(), "No longer let through".into()],
+    };
+    let [gained, lost] = &titles;
     let of = |wanted: &dyn Fn(&Difference) -> bool| -> Vec<&Difference> {
         let all = &diff.differences;
         let told = all.iter().filter(|d| wanted(d) && !is_implied(d, all));
@@ -20,15 +28,15 @@ pub fn markdown(diff: &Diff) -> String {
     };
     let reach = |change| move |d: &Difference| d.kind == Kind::Reach && d.change == change;
     let sections = [
-        ("Newly let through", of(&reach(Change::Gains))),
-        ("No longer let through", of(&reach(Change::Loses))),
+        (gained.as_str(), of(&reach(Change::Gains))),
+        (lost.as_str(), of(&reach(Change::Loses))),
         (
             "Otherwise different",
             of(&|d| d.kind != Kind::Reach || d.change == Change::Changes),
         ),
     ];
     for (title, differences) in sections {
-        section(&mut out, title, &differences);
+        section(&mut out, diff, title, &differences);
     }
     for (title, list) in [
         ("New destinations", &diff.added_destinations),
@@ -80,7 +88,7 @@ pub fn markdown(diff: &Diff) -> String {
     out
 }
 
-fn section(out: &mut String, title: &str, differences: &[&Difference]) {
+fn section(out: &mut String, diff: &Diff, title: &str, differences: &[&Difference]) {
     if differences.is_empty() {
         return;
     }
@@ -99,7 +107,7 @@ fn section(out: &mut String, title: &str, differences: &[&Difference]) {
             "| {} | {} | {} |\n",
             escaped(&names(&d.destinations)),
             escaped(&d.ports.text),
-            escaped(&sentence(d))
+            escaped(&sentence(diff, d))
         );
         if out.len() > BYTES_MAX {
             break;

@@ -157,6 +157,7 @@ impl Proved {
             added_sources: self.added_sources,
             removed_sources: self.removed_sources,
             notes,
+            profiles: false,
         };
         if !diff.is_empty() {
             let unsure = diff.added_destinations.is_empty()

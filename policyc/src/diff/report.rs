@@ -35,6 +35,9 @@ pub struct Diff {
     pub removed_sources: Vec<Source>,
     /// What else a reader should know.
     pub notes: Vec<String>,
+    /// The sides are two readings of the same manifests, not before and after.
+    #[serde(skip)]
+    pub profiles: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]

@@ -33,7 +33,7 @@ pub fn text(diff: &Diff) -> String {
             line(&mut out, &format!("{}, {}", names(place.0), place.1));
             last = Some(place);
         }
-        line(&mut out, &format!("  {}", sentence(difference)));
+        line(&mut out, &format!("  {}", sentence(diff, difference)));
         if let Some(example) = &difference.example
             && difference.protocol != super::report::Protocol::Any
             && let Ok(json) = serde_json::to_string(example)
@@ -83,6 +83,13 @@ fn line(out: &mut String, text: &str) {
 pub(super) fn summary(diff: &Diff) -> String {
     let count =
         |wanted: fn(&Difference) -> bool| diff.differences.iter().filter(|d| wanted(d)).count();
+    let (through, refused) = match diff.profiles {
+        true => (
+            format!("let through by {} alone", diff.new),
+            format!("let through by {} alone", diff.old),
+        ),
+        false => ("let through".into(), "refused".into()),
+    };
     let gains = count(|d| d.kind == Kind::Reach && d.change == Change::Gains);
     let loses = count(|d| d.kind == Kind::Reach && d.change == Change::Loses);
     let others = diff.differences.len() - gains - loses;
@@ -92,8 +99,8 @@ pub(super) fn summary(diff: &Diff) -> String {
         _ => {
             let mut parts = Vec::new();
             for (number, word) in [
-                (gains, "let through"),
-                (loses, "refused"),
+                (gains, through.as_str()),
+                (loses, refused.as_str()),
                 (others, "otherwise different"),
                 (unsure, "not certain"),
                 (diff.added_destinations.len(), "new destinations"),
@@ -127,9 +134,32 @@ pub(super) fn names(names: &[String]) -> String {
 }
 
 /// `+ default/sa/frontend gains GET /api/*: by default/x rule 0 (was: no ALLOW rule matched)`
-pub(super) fn sentence(d: &Difference) -> String {
+pub(super) fn sentence(diff: &Diff, d: &Difference) -> String {
     let unsure = if d.certain { "" } else { "? " };
-    format!("{unsure}{} {}{}", mark(d), claim(d), because(d))
+    let (claim, because) = match diff.profiles {
+        true => (differs(diff, d), because(d, [&diff.old, &diff.new])),
+        false => (claim(d), because(d, ["was", "now"])),
+    };
+    format!("{unsure}{} {claim}{because}", mark(d))
+}
+
+/// As [`claim`], of two readings of the same manifests.
+fn differs(diff: &Diff, d: &Difference) -> String {
+    let (who, what) = (&d.sources.text, &d.operation.text);
+    let may = if d.certain { "" } else { "perhaps " };
+    let only = |change: Change| match change {
+        Change::Loses => format!("{may}{} alone", diff.old),
+        Change::Gains => format!("{may}{} alone", diff.new),
+        Change::Changes => format!("{may}each its own way"),
+    };
+    match d.kind {
+        Kind::Reach => format!("{who}: {what} let through by {}", only(d.change)),
+        Kind::Custom => format!("{who}: {what} put to an authorizer by {}", only(d.change)),
+        Kind::Authentication => format!("{} after {}: {what}", diff.new, diff.old),
+        Kind::Audit | Kind::DryRunAllow | Kind::DryRunDeny => {
+            format!("{who}: {what} recorded by {}", only(d.change))
+        }
+    }
 }
 
 pub(super) fn mark(d: &Difference) -> char {
@@ -181,7 +211,7 @@ fn claim(d: &Difference) -> String {
     }
 }
 
-fn because(d: &Difference) -> String {
+fn because(d: &Difference, [old, new]: [&str; 2]) -> String {
     if d.kind == Kind::Authentication {
         return String::new();
     }
@@ -192,9 +222,9 @@ fn because(d: &Difference) -> String {
     };
     match (side(&d.before), side(&d.after)) {
         (None, None) => String::new(),
-        (None, Some(after)) => format!(": now {after}"),
-        (Some(before), None) => format!(": was {before}"),
-        (Some(before), Some(after)) => format!(": was {before}, now {after}"),
+        (None, Some(after)) => format!(": {new} {after}"),
+        (Some(before), None) => format!(": {old} {before}"),
+        (Some(before), Some(after)) => format!(": {old} {before}, {new} {after}"),
     }
 }
 

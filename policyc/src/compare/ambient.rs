@@ -147,5 +147,7 @@ fn namespaces(written: &Option<Vec<String>>) -> Option<Vec<String>> {
             false => value.clone(),
         }
     };
-    written.as_ref().map(|values| values.iter().map(one).collect())
+    written
+        .as_ref()
+        .map(|values| values.iter().map(one).collect())
 }

@@ -6,7 +6,12 @@ use crate::cluster::Cluster;
 /// The policies with namespaces written as the sidecar matches them.
 pub(super) fn reads(cluster: &Cluster) -> Cluster {
     let mut read = cluster.clone();
-    for rule in read.policies.iter_mut().flat_map(|p| &mut p.rules).flatten() {
+    for rule in read
+        .policies
+        .iter_mut()
+        .flat_map(|p| &mut p.rules)
+        .flatten()
+    {
         for source in rule.from.iter_mut().flatten() {
             widen(&mut source.namespaces);
             widen(&mut source.not_namespaces);

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     decision::{Condition, Way},
-    fields::{Atoms, Field, Value},
+    fields::{Atoms, Cells, Field, Value},
     report::{FieldWords, Operation, Protocol},
-    words::words,
+    words::{Words, parts},
 };
 use crate::ir::{Atom, AtomId};
 
@@ -24,8 +24,7 @@ pub(super) fn operation(
     protocol: Protocol,
 ) -> Operation {
     let mut alternatives: Vec<Vec<FieldWords>> = Vec::new();
-    for way in ways {
-        let fields = fields(atoms, way);
+    for fields in ways.iter().flat_map(|way| fields(atoms, way)) {
         if !alternatives.contains(&fields) {
             alternatives.push(fields);
         }
@@ -70,7 +69,9 @@ pub(super) fn plain(text: String) -> Operation {
     }
 }
 
-fn fields(atoms: &Atoms<'_>, way: &Way) -> Vec<FieldWords> {
+/// The alternatives that a way is made of: more than one where a field's values are told in parts.
+fn fields(atoms: &Atoms<'_>, way: &Way) -> Vec<Vec<FieldWords>> {
+    let mut all: Vec<Vec<FieldWords>> = vec![Vec::new()];
     let mut told = Vec::new();
     let mut several: BTreeMap<Field, (Vec<AtomId>, Vec<AtomId>)> = BTreeMap::new();
     for condition in &way.conditions {
@@ -80,29 +81,13 @@ fn fields(atoms: &Atoms<'_>, way: &Way) -> Vec<FieldWords> {
                 if *truth { is } else { is_not }.push(*atom);
             }
             Condition::Cells(field, cells, numbers) => {
-                let universe: Vec<BTreeSet<AtomId>> = cells
-                    .cells
-                    .iter()
-                    .map(|cell| cell.true_.iter().copied().collect())
-                    .collect();
-                let set: BTreeSet<usize> = numbers.iter().copied().collect();
-                let words = words(&universe, &set);
-                let mut is: Vec<String> = values(atoms, &words.is);
-                let mut is_not = values(atoms, &words.not);
-                if !words.exact {
-                    is_not.clear();
-                    // Nothing names these values: one of each kind stands for them.
-                    is = numbers
-                        .iter()
-                        .filter_map(|n| cells.cells.get(*n))
-                        .map(|cell| format!("such as {}", shown(&cell.value)))
-                        .collect();
-                }
-                told.push(FieldWords {
-                    field: name(atoms, field, cells.atoms.first()),
-                    is,
-                    is_not,
-                });
+                let parts = cell_words(atoms, field, cells, numbers);
+                let longer = |told: &Vec<FieldWords>| -> Vec<Vec<FieldWords>> {
+                    let one =
+                        |part: &FieldWords| [told.as_slice(), std::slice::from_ref(part)].concat();
+                    parts.iter().map(one).collect()
+                };
+                all = all.iter().flat_map(longer).collect();
             }
         }
     }
@@ -124,13 +109,50 @@ fn fields(atoms: &Atoms<'_>, way: &Way) -> Vec<FieldWords> {
             });
         }
     }
-    told.retain(|field| !field.is.is_empty() || !field.is_not.is_empty());
-    told.sort_by_key(|field| match field.field.as_str() {
-        "method" => (0, String::new()),
-        "path" => (1, String::new()),
-        other => (2, other.to_owned()),
-    });
-    told
+    for alternative in &mut all {
+        alternative.extend(told.iter().cloned());
+        alternative.retain(|field| !field.is.is_empty() || !field.is_not.is_empty());
+        alternative.sort_by_key(|field| match field.field.as_str() {
+            "method" => (0, String::new()),
+            "path" => (1, String::new()),
+            other => (2, other.to_owned()),
+        });
+    }
+    all
+}
+
+fn cell_words(
+    atoms: &Atoms<'_>,
+    field: &Field,
+    cells: &Cells,
+    numbers: &[usize],
+) -> Vec<FieldWords> {
+    let universe: Vec<BTreeSet<AtomId>> = cells
+        .cells
+        .iter()
+        .map(|cell| cell.true_.iter().copied().collect())
+        .collect();
+    let set: BTreeSet<usize> = numbers.iter().copied().collect();
+    let field = name(atoms, field, cells.atoms.first());
+    let one = |(words, set): (Words<AtomId>, BTreeSet<usize>)| {
+        if words.exact {
+            return FieldWords {
+                field: field.clone(),
+                is: values(atoms, &words.is),
+                is_not: values(atoms, &words.not),
+            };
+        }
+        // Nothing names these values: one of each kind stands for them.
+        let such = set.iter().filter_map(|n| cells.cells.get(*n));
+        FieldWords {
+            field: field.clone(),
+            is: such
+                .map(|cell| format!("such as {}", shown(&cell.value)))
+                .collect(),
+            is_not: Vec::new(),
+        }
+    };
+    parts(&universe, &set).into_iter().map(one).collect()
 }
 
 fn shown(value: &Value) -> String {

@@ -64,6 +64,33 @@ pub(super) fn words<F: Copy + Ord>(universe: &[BTreeSet<F>], set: &BTreeSet<usiz
     Words { is, not, exact }
 }
 
+/// As [`words`]; a set that no words name may still be two that words name.
+pub(super) fn parts<F: Copy + Ord>(
+    universe: &[BTreeSet<F>],
+    set: &BTreeSet<usize>,
+) -> Vec<(Words<F>, BTreeSet<usize>)> {
+    let whole = words(universe, set);
+    if !whole.exact {
+        let within = |number: &usize| {
+            let features = universe.get(*number);
+            features.is_some_and(|features| features.iter().any(|f| only(universe, *f, set)))
+        };
+        let (named, rest): (BTreeSet<usize>, BTreeSet<usize>) =
+            set.iter().copied().partition(within);
+        let (one, other) = (words(universe, &named), words(universe, &rest));
+        if one.exact && other.exact && !named.is_empty() && !rest.is_empty() {
+            return vec![(one, named), (other, rest)];
+        }
+    }
+    vec![(whole, set.clone())]
+}
+
+/// Whether only members of the set have the feature.
+fn only<F: Ord>(universe: &[BTreeSet<F>], feature: F, set: &BTreeSet<usize>) -> bool {
+    let mut members = universe.iter().enumerate();
+    members.all(|(number, features)| !features.contains(&feature) || set.contains(&number))
+}
+
 /// Features whose members are all `allowed`, as few as a greedy choice finds, that together hold as
 /// much of `wanted` as possible; and whom they hold.
 fn cover<F: Copy>(
@@ -124,5 +151,12 @@ mod tests {
         let methods: &[&[char]] = &[&['*'], &['*', 'g'], &['*', 'p'], &['*', 'p', 'o']];
         assert_eq!(told(methods, &[1, 2]), own("gp", "o"));
         assert!(!told(&[&['a'], &['a']], &[0]).2, "nothing tells them apart");
+        let paths: Vec<BTreeSet<char>> = [&[][..], &['a'], &['a', 'd'], &['v']]
+            .iter()
+            .map(|f| f.iter().copied().collect())
+            .collect();
+        let two = parts(&paths, &BTreeSet::from([0, 2]));
+        let is: Vec<_> = two.iter().map(|(w, _)| (&w.is[..], &w.not[..])).collect();
+        assert_eq!(is, [(&['d'][..], &[][..]), (&[][..], &['a', 'v'][..])]);
     }
 }

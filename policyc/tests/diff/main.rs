@@ -1,6 +1,8 @@
 //! `policyc diff` and `compare`: what is told of small changes, and that nothing is missed and
 //! nothing invented, tried on random ones against the oracle.
 
+mod ambient;
+mod profiles;
 mod properties;
 #[path = "../properties/requests.rs"]
 #[expect(dead_code, reason = "what other properties ask is not asked here")]

@@ -23,7 +23,7 @@ use super::{requests, world};
 /// 2026-01-01
 const NOW: u64 = 1_767_225_600;
 
-fn cases() -> u32 {
+pub fn cases() -> u32 {
     std::env::var("PROPTEST_CASES")
         .ok()
         .and_then(|n| n.parse().ok())
@@ -283,7 +283,7 @@ fn missed(
     Ok(())
 }
 
-fn is_malformed(request: &Request, clusters: [&Cluster; 2]) -> bool {
+pub fn is_malformed(request: &Request, clusters: [&Cluster; 2]) -> bool {
     request.http.as_ref().is_some_and(|http| {
         clusters
             .iter()
@@ -291,7 +291,7 @@ fn is_malformed(request: &Request, clusters: [&Cluster; 2]) -> bool {
     })
 }
 
-fn has_token(request: &Request) -> bool {
+pub fn has_token(request: &Request) -> bool {
     request.http.as_ref().is_some_and(|http| {
         http.claims.is_some()
             || http.path.contains("access_token")
@@ -301,7 +301,7 @@ fn has_token(request: &Request) -> bool {
     })
 }
 
-fn covers(d: &Difference, clusters: [&Cluster; 2], request: &Request) -> bool {
+pub fn covers(d: &Difference, clusters: [&Cluster; 2], request: &Request) -> bool {
     let protocol = match d.protocol {
         Protocol::Any => true,
         Protocol::Http => request.protocol == Wire::Http,

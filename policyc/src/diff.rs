@@ -97,6 +97,19 @@ pub struct Side<'a> {
 /// # Errors
 /// A side that cannot be linked, or more than can be compared.
 pub fn diff(old: &Side<'_>, new: &Side<'_>, now: u64) -> Result<Diff, String> {
+    // A diagram is as deep as there are values to ask for one after the other.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(STACK);
+        let running = thread.spawn_scoped(scope, || whole(old, new, now));
+        let done = running.map_err(|e| format!("cannot start a thread: {e}"))?.join();
+        done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Bytes of the stack that a comparison may use.
+const STACK: usize = 256 << 20;
+
+fn whole(old: &Side<'_>, new: &Side<'_>, now: u64) -> Result<Diff, String> {
     let worlds = [with_workloads(old.cluster), with_workloads(new.cluster)];
     let programs = shared::share(old.program, new.program);
     let [old_world, new_world] = &worlds;

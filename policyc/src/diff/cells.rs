@@ -379,10 +379,15 @@ fn malformed(old: OneCell<'_, '_>, new: OneCell<'_, '_>) -> Option<Finding> {
     })
 }
 
+/// What two equal findings have in common.
+type Outline = (Kind, Protocol, bool, Option<(Said, Said)>, usize);
+
 /// Findings by their cells, so that equal pairs are compared once.
 #[derive(Debug, Default)]
 pub(super) struct Compared {
     numbers: HashMap<[Option<CellData>; 2], usize>,
+    /// Findings that may be equal, by what is easily compared.
+    alike: HashMap<Vec<Outline>, Vec<usize>>,
     pub findings: Vec<Rc<Vec<Finding>>>,
 }
 
@@ -405,10 +410,25 @@ impl Compared {
         let number = if found.is_empty() {
             0
         } else {
-            self.findings.push(Rc::new(found));
-            self.findings.len()
+            self.numbered(found) + 1
         };
         self.numbers.insert(cells, number);
         number.checked_sub(1)
+    }
+
+    /// The number of findings; equal ones have the same, whatever cells they are of.
+    fn numbered(&mut self, found: Vec<Finding>) -> usize {
+        let outline = found
+            .iter()
+            .map(|f| (f.kind, f.protocol, f.malformed, f.said, f.ways.len()))
+            .collect();
+        let known = self.alike.entry(outline).or_default();
+        let same = |number: &&usize| self.findings.get(**number).is_some_and(|f| **f == found);
+        if let Some(number) = known.iter().find(same) {
+            return *number;
+        }
+        known.push(self.findings.len());
+        self.findings.push(Rc::new(found));
+        self.findings.len() - 1
     }
 }

@@ -99,6 +99,8 @@ enum Shape {
 #[derive(Debug)]
 pub(super) struct Decisions {
     contents: Vec<Vec<Clause>>,
+    /// What each content asks.
+    asked: Vec<BTreeSet<AtomId>>,
     numbers: HashMap<Vec<Clause>, u32>,
     nodes: Vec<Node>,
     /// Nodes that say the same are one.
@@ -115,6 +117,7 @@ impl Decisions {
     pub fn new() -> Self {
         let mut decisions = Self {
             contents: Vec::new(),
+            asked: Vec::new(),
             numbers: HashMap::new(),
             nodes: vec![Node::Same, Node::Unknown],
             shared: HashMap::new(),
@@ -133,6 +136,10 @@ impl Decisions {
             return number;
         }
         let number = u32::try_from(self.contents.len()).unwrap_or(u32::MAX);
+        let literals = clauses.iter().flat_map(|clause| &clause.any);
+        let literals = literals.flat_map(|alternative| &alternative.all);
+        self.asked
+            .push(literals.flat_map(|l| l.any.iter().copied()).collect());
         self.contents.push(clauses.clone());
         self.numbers.insert(clauses, number);
         number
@@ -183,11 +190,18 @@ impl Decisions {
     }
 
     fn split(&mut self, atoms: &Atoms<'_>, key: &Key, changed: &BTreeSet<u32>) -> NodeId {
+        let ranked = |atom: &AtomId| (atoms.field(*atom), *atom);
         let asked = self.atoms_of(changed.iter().copied());
-        let first = asked
+        let single = asked.iter().map(ranked).filter(|(f, _)| !f.holds_several());
+        // Values of fields that hold several are asked one by one: a rule is asked to its end before
+        // the next, or every set of half-asked rules would be a question of its own.
+        let shortest = changed
             .iter()
-            .map(|atom| (atoms.field(*atom), *atom))
-            .min_by_key(|(field, atom)| (field.holds_several(), field.clone(), *atom));
+            .filter_map(|content| self.asked.get(*content as usize))
+            .filter(|asked| !asked.is_empty())
+            .min_by_key(|asked| (asked.len(), asked.first().copied()));
+        let several = || shortest?.iter().map(ranked).min();
+        let first = single.min().or_else(several);
         let Some((field, atom)) = first else {
             // A rule without atoms is true or false: it was decided before.
             return UNKNOWN;
@@ -258,6 +272,13 @@ impl Decisions {
             }
             let holds = |a: AtomId| (a == atom).then_some(truth);
             let [old, new] = [old, new].map(|side| self.restrict(side, &holds));
+            // What nothing that is still asked can contradict is forgotten.
+            let left = self.atoms_of(contents(&old).into_iter().chain(contents(&new)));
+            let left: Vec<AtomId> = left
+                .into_iter()
+                .filter(|a| atoms.field(*a).holds_several())
+                .collect();
+            pending.retain(|(a, _)| left.iter().any(|other| atoms.may_meet(*a, *other)));
             children.push(self.step(atoms, old, new, pending));
         }
         match children.as_slice() {
@@ -303,11 +324,17 @@ impl Decisions {
             let mut kept: Vec<Left> = Vec::new();
             let mut known = BTreeSet::new();
             for rule in rules {
-                let clauses = self.contents.get(rule.content as usize);
-                let Some(clauses) = clauses.and_then(|c| restrict(c, truth)) else {
-                    continue;
+                let asked = self.asked.get(rule.content as usize);
+                let decided = |atom: &AtomId| truth(*atom).is_some();
+                let content = if asked.is_some_and(|asked| asked.iter().any(decided)) {
+                    let clauses = self.contents.get(rule.content as usize);
+                    match clauses.and_then(|c| restrict(c, truth)) {
+                        Some(clauses) => self.content(clauses),
+                        None => continue,
+                    }
+                } else {
+                    rule.content
                 };
-                let content = self.content(clauses);
                 if known.insert(content) {
                     kept.push(Left { content, ..*rule });
                 }
@@ -352,11 +379,9 @@ impl Decisions {
 
     fn atoms_of(&self, contents: impl Iterator<Item = u32>) -> BTreeSet<AtomId> {
         contents
-            .filter_map(|content| self.contents.get(content as usize))
+            .filter_map(|content| self.asked.get(content as usize))
             .flatten()
-            .flat_map(|clause| &clause.any)
-            .flat_map(|alternative| &alternative.all)
-            .flat_map(|literal| literal.any.iter().copied())
+            .copied()
             .collect()
     }
 

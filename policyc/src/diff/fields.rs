@@ -155,6 +155,26 @@ impl<'a> Atoms<'a> {
         }
     }
 
+    /// Whether one value of a field that holds several may satisfy both.
+    pub fn may_meet(&self, one: AtomId, other: AtomId) -> bool {
+        use Pattern::{Exact, Prefix, Suffix};
+        if self.field(one) != self.field(other) {
+            return false;
+        }
+        let pattern = |id: AtomId| match self.get(id) {
+            Some(Atom::Header { value, .. } | Atom::Claim { value, .. }) => Some(value),
+            _ => None,
+        };
+        match (pattern(one), pattern(other)) {
+            (Some(Exact(text)), Some(pattern)) | (Some(pattern), Some(Exact(text))) => {
+                pattern.matches(text) || *pattern == Pattern::Present
+            }
+            (Some(Prefix(a)), Some(Prefix(b))) => a.starts_with(b) || b.starts_with(a),
+            (Some(Suffix(a)), Some(Suffix(b))) => a.ends_with(b) || b.ends_with(a),
+            _ => true,
+        }
+    }
+
     /// The combinations of these atoms of a field; `None` when there are too many.
     pub fn cells(&self, field: &Field, atoms: &[AtomId]) -> Option<Cells> {
         let cells = match field {

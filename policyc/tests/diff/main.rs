@@ -2,6 +2,7 @@
 //! nothing invented, tried on random ones against the oracle.
 
 mod ambient;
+mod cases;
 mod profiles;
 mod properties;
 #[path = "../properties/requests.rs"]

@@ -1,9 +1,10 @@
 //! What compiling costs: documents to a bundle, a bundle to a node's words, text to documents, text
 //! to an active table beside `nft`, one request judged in userspace beside a direct reading of the
-//! rules, and `policyc check` on a large tree. `cargo xtask bench compile` builds and runs this.
+//! rules, `policyc check` on a large tree, and `policyc diff` of one change in it. `cargo xtask bench compile` builds and runs this.
 
 mod active;
 mod check;
+mod diff;
 mod judge;
 mod reading;
 mod sizes;
@@ -50,6 +51,8 @@ enum Part {
     Judge,
     /// `policyc check` on a tree of 10 000 policies
     Check,
+    /// `policyc diff` of 10 000 policies, one of them changed
+    Diff,
 }
 
 /// What a part came to.
@@ -137,6 +140,7 @@ fn one(part: Part) -> Result<ExitCode> {
         Part::Active => active::measure(),
         Part::Judge => judge::measure(),
         Part::Check => check::measure(),
+        Part::Diff => diff::measure(),
     }?;
     for missed in &figures.missed {
         eprintln!("missed: {missed}");

@@ -61,7 +61,7 @@ fn measured(size: Size, bundle_ms_max: f64) -> Result<Figures> {
 }
 
 /// Most memory that this process ever had, in MB.
-fn peak_memory_mb() -> Result<f64> {
+pub fn peak_memory_mb() -> Result<f64> {
     let status = fs::read_to_string("/proc/self/status").context("cannot read /proc")?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());

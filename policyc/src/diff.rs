@@ -101,7 +101,9 @@ pub fn diff(old: &Side<'_>, new: &Side<'_>, now: u64) -> Result<Diff, String> {
     std::thread::scope(|scope| {
         let thread = std::thread::Builder::new().stack_size(STACK);
         let running = thread.spawn_scoped(scope, || whole(old, new, now));
-        let done = running.map_err(|e| format!("cannot start a thread: {e}"))?.join();
+        let done = running
+            .map_err(|e| format!("cannot start a thread: {e}"))?
+            .join();
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })
 }

@@ -87,6 +87,9 @@ pub(super) struct Way {
 
 type Key = (Side, Side, Vec<(AtomId, bool)>);
 
+/// What the two sides say where they differ; `None`: whether they do could not be decided.
+type End = Option<(Said, Said)>;
+
 /// What makes a node: the atoms of its field stand for its cells.
 #[derive(PartialEq, Eq, Hash, Debug)]
 enum Shape {
@@ -405,10 +408,9 @@ impl Decisions {
 
     /// Every pair of what the two sides say where they differ, `None` for what could not be decided;
     /// for each the ways there, at most `most` of them, and whether there are more.
-    pub fn ways(&self, from: NodeId, most: usize) -> Vec<(Option<(Said, Said)>, Vec<Way>, bool)> {
+    pub fn ways(&self, from: NodeId, most: usize) -> Vec<(End, Vec<Way>, bool)> {
         let order = self.below(from);
-        let mut ends: Vec<Option<(Said, Said)>> =
-            order.iter().filter_map(|n| self.end(*n)).collect();
+        let mut ends: Vec<End> = order.iter().filter_map(|n| self.end(*n)).collect();
         ends.sort_unstable();
         ends.dedup();
         let mut all = Vec::with_capacity(ends.len());
@@ -438,7 +440,7 @@ impl Decisions {
     }
 
     /// What the two sides say at the end of a way, where it is one.
-    fn end(&self, node: NodeId) -> Option<Option<(Said, Said)>> {
+    fn end(&self, node: NodeId) -> Option<End> {
         match self.nodes.get(node) {
             Some(Node::Differ(old, new)) => Some(Some((*old, *new))),
             Some(Node::Unknown) => Some(None),

@@ -110,10 +110,6 @@ fn identity(program: &Program, pod: &Pod) -> Option<Identity> {
     })
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "one call, of a loop over what all of them are"
-)]
 fn one<'a>(
     comparison: &mut Comparison<'a>,
     entries: &mut Entries<'a>,

@@ -101,11 +101,11 @@ impl Maker<'_> {
             (Field::Client(back), Some(Value::Address(address))) => {
                 self.forwarded.insert(*back, address.to_string());
             }
-            (Field::Early(name), _) if name == ":path" => {
-                if http.path == "/" {
-                    http.path = raw(&first?, self.modes)?;
-                }
+            // The target itself, where rules of both kinds ask for it, stands already.
+            (Field::Early(name), _) if name == ":path" && http.path == "/" => {
+                http.path = raw(&first?, self.modes)?;
             }
+            (Field::Early(name), _) if name == ":path" => {}
             (Field::Header(name) | Field::Early(name), _) => {
                 let lines: Vec<String> = texts.into_iter().cloned().collect();
                 let lines = match <[String; 1]>::try_from(lines) {

@@ -98,7 +98,7 @@ fn cover<F: Copy>(
     wanted: &BTreeSet<usize>,
     allowed: &BTreeSet<usize>,
 ) -> (Vec<F>, BTreeSet<usize>) {
-    let mut chosen = Vec::new();
+    let mut chosen: Vec<(F, &BTreeSet<usize>)> = Vec::new();
     let mut covered: BTreeSet<usize> = BTreeSet::new();
     let mut left = wanted.len();
     for (feature, members) in features {
@@ -113,12 +113,34 @@ fn cover<F: Copy>(
             .filter(|m| wanted.contains(m) && !covered.contains(m))
             .count();
         if gained > 0 {
-            chosen.push(*feature);
+            chosen.push((*feature, members));
             left -= gained;
             covered.extend(members);
         }
     }
-    (chosen, covered)
+    // A name all of whose members others name, too, says nothing.
+    let mut holders: BTreeMap<usize, usize> = BTreeMap::new();
+    for member in chosen.iter().flat_map(|(_, members)| *members) {
+        *holders.entry(*member).or_default() += 1;
+    }
+    chosen.retain(|(_, members)| {
+        let own = |member: &usize| wanted.contains(member) && holders.get(member) == Some(&1);
+        let needed = members.iter().any(own);
+        if !needed {
+            for member in *members {
+                holders.entry(*member).and_modify(|count| *count -= 1);
+            }
+        }
+        needed
+    });
+    let kept = chosen
+        .iter()
+        .flat_map(|(_, members)| members.iter().copied());
+    let covered = kept.collect();
+    (
+        chosen.iter().map(|(feature, _)| *feature).collect(),
+        covered,
+    )
 }
 
 #[cfg(test)]
@@ -150,6 +172,8 @@ mod tests {
         assert_eq!(told(universe, &[0]), own("", "ac"));
         let methods: &[&[char]] = &[&['*'], &['*', 'g'], &['*', 'p'], &['*', 'p', 'o']];
         assert_eq!(told(methods, &[1, 2]), own("gp", "o"));
+        let nested: &[&[char]] = &[&[], &['a'], &['a', 't'], &['a', 'n'], &['a', 'n', 't']];
+        assert_eq!(told(nested, &[1, 2]), own("a", "n"), "`t` is within `a`");
         assert!(!told(&[&['a'], &['a']], &[0]).2, "nothing tells them apart");
         let paths: Vec<BTreeSet<char>> = [&[][..], &['a'], &['a', 'd'], &['v']]
             .iter()

@@ -107,17 +107,34 @@ fn a_new_rule_is_told_by_who_and_what() {
 
 #[test]
 fn names_order_and_form_are_no_difference() {
-    let old = policy("x", "rules:\n- from: [{source: {principals: [cluster.local/ns/default/sa/frontend, cluster.local/ns/batch/sa/jobs]}}]\n- to: [{operation: {methods: [GET], paths: ['/a']}}]");
-    let one = policy("yy", "rules:\n- to: [{operation: {paths: ['/a'], methods: [GET]}}]\n- from: [{source: {principals: [cluster.local/ns/batch/sa/jobs]}}, {source: {principals: [cluster.local/ns/default/sa/frontend]}}]");
+    let old = policy(
+        "x",
+        "rules:\n- from: [{source: {principals: [cluster.local/ns/default/sa/frontend, cluster.local/ns/batch/sa/jobs]}}]\n- to: [{operation: {methods: [GET], paths: ['/a']}}]",
+    );
+    let one = policy(
+        "yy",
+        "rules:\n- to: [{operation: {paths: ['/a'], methods: [GET]}}]\n- from: [{source: {principals: [cluster.local/ns/batch/sa/jobs]}}, {source: {principals: [cluster.local/ns/default/sa/frontend]}}]",
+    );
     assert!(between(&old, &one).is_empty());
-    let two = policy("yy", "rules:\n- to: [{operation: {paths: ['/a'], methods: [GET]}}]")
-        + &policy("z", "rules:\n- from: [{source: {principals: [cluster.local/ns/batch/sa/jobs]}}]\n- from: [{source: {principals: [cluster.local/ns/default/sa/frontend]}}]");
+    let two = policy(
+        "yy",
+        "rules:\n- to: [{operation: {paths: ['/a'], methods: [GET]}}]",
+    ) + &policy(
+        "z",
+        "rules:\n- from: [{source: {principals: [cluster.local/ns/batch/sa/jobs]}}]\n- from: [{source: {principals: [cluster.local/ns/default/sa/frontend]}}]",
+    );
     let diff = between(&old, &two);
     assert!(diff.is_empty(), "{}", text(&diff));
     assert_eq!(diff.outcome, Outcome::Same);
     // A rule that another covers adds nothing.
-    let covered = policy("yy", "rules:\n- to: [{operation: {methods: [GET], paths: ['/a*']}}]\n- to: [{operation: {methods: [GET], paths: ['/a/b', '/a/{*}']}}]");
-    let alone = policy("yy", "rules:\n- to: [{operation: {methods: [GET], paths: ['/a*']}}]");
+    let covered = policy(
+        "yy",
+        "rules:\n- to: [{operation: {methods: [GET], paths: ['/a*']}}]\n- to: [{operation: {methods: [GET], paths: ['/a/b', '/a/{*}']}}]",
+    );
+    let alone = policy(
+        "yy",
+        "rules:\n- to: [{operation: {methods: [GET], paths: ['/a*']}}]",
+    );
     let diff = between(&covered, &alone);
     assert!(diff.is_empty(), "{}", text(&diff));
 }
@@ -172,19 +189,34 @@ fn tokens_are_told_by_issuer() {
     };
     let one = "{issuer: me, jwks: '{\"keys\": []}'}";
     let told = text(&between("", &authentication(one)));
-    assert!(told.contains("tokens of issuer me are verified: a bad one is refused with 401"), "{told}");
-    assert!(told.contains("every port but 5432"), "not where TCP is spoken: {told}");
+    assert!(
+        told.contains("tokens of issuer me are verified: a bad one is refused with 401"),
+        "{told}"
+    );
+    assert!(
+        told.contains("every port but 5432"),
+        "not where TCP is spoken: {told}"
+    );
     let told = text(&between(&authentication(one), ""));
-    assert!(told.contains("tokens of issuer me are no longer verified"), "{told}");
+    assert!(
+        told.contains("tokens of issuer me are no longer verified"),
+        "{told}"
+    );
     let other = "{issuer: me, jwks: '{\"keys\": []}', audiences: [a]}";
     let told = text(&between(&authentication(one), &authentication(other)));
-    assert!(told.contains("tokens of issuer me are verified otherwise (audiences)"), "{told}");
+    assert!(
+        told.contains("tokens of issuer me are verified otherwise (audiences)"),
+        "{told}"
+    );
     assert!(between(&authentication(one), &authentication(one)).is_empty());
 }
 
 #[test]
 fn a_workload_that_runs_as_somebody_else_is_told_by_what_it_may_reach() {
-    let allow = policy("x", "rules:\n- from: [{source: {principals: [cluster.local/ns/default/sa/frontend]}}]");
+    let allow = policy(
+        "x",
+        "rules:\n- from: [{source: {principals: [cluster.local/ns/default/sa/frontend]}}]",
+    );
     let old = format!("{allow}{WORLD}");
     let new = old.replace("{serviceAccountName: frontend,", "{");
     let diff = between_with(&old, &new, [MESH; 2]);
@@ -200,14 +232,26 @@ fn a_workload_that_runs_as_somebody_else_is_told_by_what_it_may_reach() {
 
 #[test]
 fn labels_and_protocols_count_by_their_effect() {
-    let deny = policy("x", "action: DENY\nrules:\n- to: [{operation: {paths: ['/x']}}]");
+    let deny = policy(
+        "x",
+        "action: DENY\nrules:\n- to: [{operation: {paths: ['/x']}}]",
+    );
     let old = format!("{deny}{WORLD}");
-    let diff = between_with(&old, &old.replace("labels: {app: backend}", "labels: {app: other}"), [MESH; 2]);
-    assert!(text(&diff).contains("anyone gains any method on /x"), "{}", text(&diff));
+    let diff = between_with(
+        &old,
+        &old.replace("labels: {app: backend}", "labels: {app: other}"),
+        [MESH; 2],
+    );
+    assert!(
+        text(&diff).contains("anyone gains any method on /x"),
+        "{}",
+        text(&diff)
+    );
     // On a TCP port the DENY is of everything.
     let diff = between_with(&old, &old.replace("name: http,", "name: tcp,"), [MESH; 2]);
     assert!(
-        text(&diff).contains("default/backend, port 8080\n  - anyone loses any method on any path but /x"),
+        text(&diff)
+            .contains("default/backend, port 8080\n  - anyone loses any method on any path but /x"),
         "{}",
         text(&diff)
     );
@@ -274,7 +318,10 @@ fn addresses_hosts_headers_claims_and_server_names() {
             "from: [{source: {notNamespaces: [batch]}}]",
             "+ anyone but namespace batch gains everything",
         ),
-        ("to: [{operation: {notPorts: ['8080']}}]", "every port but 8080"),
+        (
+            "to: [{operation: {notPorts: ['8080']}}]",
+            "every port but 8080",
+        ),
     ] {
         let never = policy("x", "rules: [{from: [{source: {principals: [nobody]}}]}]");
         let told = text(&between(&never, &policy("x", &format!("rules:\n- {rule}"))));
@@ -286,7 +333,9 @@ fn addresses_hosts_headers_claims_and_server_names() {
 fn a_thousand_rules_are_compared_exactly() {
     let rules = |skip: usize| -> String {
         let one = |i: usize| {
-            format!("- to: [{{operation: {{methods: [GET], paths: ['/svc{i}/*', '/svc{i}/{{*}}/x'], notPaths: ['/svc{i}/private*']}}}}]\n")
+            format!(
+                "- to: [{{operation: {{methods: [GET], paths: ['/svc{i}/*', '/svc{i}/{{*}}/x'], notPaths: ['/svc{i}/private*']}}}}]\n"
+            )
         };
         let all: String = (0..400).filter(|i| *i != skip).map(one).collect();
         policy("x", &format!("rules:\n{all}"))
@@ -308,7 +357,9 @@ fn what_cannot_be_decided_may_be() {
     // A thousand lines of one header, each of which a rule asks for: the combinations are too many.
     let rules = |skip: usize| -> String {
         let one = |i: usize| {
-            format!("- when: [{{key: 'request.headers[x-a]', values: ['v{i}']}}, {{key: 'request.headers[x-b]', values: ['w{i}']}}]\n")
+            format!(
+                "- when: [{{key: 'request.headers[x-a]', values: ['v{i}']}}, {{key: 'request.headers[x-b]', values: ['w{i}']}}]\n"
+            )
         };
         let all: String = (0..400).filter(|i| *i != skip).map(one).collect();
         policy("x", &format!("rules:\n{all}"))
@@ -317,7 +368,9 @@ fn what_cannot_be_decided_may_be() {
     assert!(!diff.is_empty());
     assert!(diff.narrows, "it may be refused: {}", text(&diff));
     assert!(
-        diff.differences.iter().all(|d| d.certain == d.example.is_some()),
+        diff.differences
+            .iter()
+            .all(|d| d.certain == d.example.is_some()),
         "{}",
         text(&diff)
     );
@@ -332,10 +385,16 @@ fn a_comment_is_folded_and_cannot_be_broken_by_a_value() {
         &policy("x", "rules: [{from: [{source: {principals: [nobody]}}]}]"),
         &policy("x", &format!("rules:\n{rules}")),
     ));
-    assert!(comment.contains("<details><summary>Newly let through (40)</summary>"), "{comment}");
+    assert!(
+        comment.contains("<details><summary>Newly let through (40)</summary>"),
+        "{comment}"
+    );
     let table: String = comment.lines().filter(|l| l.starts_with('|')).collect();
     for raw in ["<b>", ">|", "@team", "|`"] {
         assert!(!table.contains(raw), "{raw} stands as it is");
     }
-    assert_eq!(comment.matches("<details>").count(), comment.matches("</details>").count());
+    assert_eq!(
+        comment.matches("<details>").count(),
+        comment.matches("</details>").count()
+    );
 }

@@ -3,6 +3,7 @@
 
 mod ambient;
 mod cases;
+mod command;
 mod profiles;
 mod properties;
 #[path = "../properties/requests.rs"]

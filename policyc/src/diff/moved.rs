@@ -78,7 +78,15 @@ pub(super) fn compare<'a>(
         return Ok(());
     }
     let closed = classes.map(Classes::close);
-    for group in groups {
+    // Another address or another account of which policies know nothing is no move.
+    let [before, after] = &closed;
+    moved.retain(|[olds, news], _| {
+        let mut families = olds.iter().zip(news);
+        families.any(|(old, new)| {
+            before.signatures.get(usize::from(*old)) != after.signatures.get(usize::from(*new))
+        })
+    });
+    for group in groups.iter().filter(|_| !moved.is_empty()) {
         if group.keys.iter().any(Option::is_none) {
             continue;
         }

@@ -216,7 +216,7 @@ pub(super) fn groups(
         }
     }
     for group in &mut groups {
-        group.places.sort_by_key(Place::shown);
+        group.places.sort_by_cached_key(Place::shown);
     }
     Ok(groups)
 }

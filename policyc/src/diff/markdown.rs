@@ -172,15 +172,38 @@ fn cut(out: &mut String) {
         .unwrap_or(0);
     out.truncate(line);
     let open = out.matches("<details>").count() - out.matches("</details>").count();
-    let fenced = out
-        .rfind("```")
-        .is_some_and(|at| out.get(at..).is_some_and(|t| t.contains("json")));
-    if fenced {
-        *out += "\n```";
+    let fence = out.lines().rev().find(|line| line.starts_with("```"));
+    let fence = fence.and_then(|line| line.strip_suffix("json"));
+    if let Some(fence) = fence.map(str::to_owned) {
+        *out += &format!("\n{fence}");
     }
     *out += "\n";
     for _ in 0..open {
         *out += "\n</details>\n";
     }
     *out += "\nCut here: `policyc diff --format json` has all of it.\n";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_comment_is_cut_where_it_can_be() {
+        let mut out = "<details><summary>s</summary>\n\n````json\n".to_owned();
+        while out.len() < BYTES_MAX + 100 {
+            out += "{\"id\": \"\u{e9}\"}\n";
+        }
+        cut(&mut out);
+        assert!(out.len() < BYTES_MAX + 200);
+        assert!(
+            out.contains("}\n````\n\n</details>\n\nCut here"),
+            "the fence and the fold are closed"
+        );
+    }
+
+    #[test]
+    fn text_from_policies_is_no_markup() {
+        assert_eq!(escaped("<b>|`@a\n*"), "&lt;b&gt;\\|\\`&#64;a \\*");
+    }
 }

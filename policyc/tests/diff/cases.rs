@@ -330,6 +330,18 @@ fn addresses_hosts_headers_claims_and_server_names() {
 }
 
 #[test]
+fn no_value_steers_the_terminal() {
+    let never = policy("x", "rules: [{from: [{source: {principals: [nobody]}}]}]");
+    let evil = policy(
+        "x",
+        "rules: [{when: [{key: 'request.headers[x-a]', values: [\"\\x1b[2J\"]}]}]",
+    );
+    let told = text(&between(&never, &evil));
+    assert!(told.contains("\\u{1b}[2J"), "{told}");
+    assert!(told.chars().all(|c| c == '\n' || !c.is_control()), "{told}");
+}
+
+#[test]
 fn a_thousand_rules_are_compared_exactly() {
     let rules = |skip: usize| -> String {
         let one = |i: usize| {

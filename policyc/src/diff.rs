@@ -2,10 +2,12 @@
 //! difference of two states of policies and cluster in what they mean, not in how they are written.
 //!
 //! Read in this order: `shared` (two programs over one table of atoms), `places` (destinations side
-//! by side), `sources` (every kind of source that the policies of a workload tell apart), `cells`
-//! (two cells, for each thing that may be spoken), `decision` (two orders of judgement for all
-//! requests at once), `fields` and `strings` (what requests there are), `request` (one that shows a
-//! difference), `entries` (what is told, grouped), `words`, `text` and `markdown`.
+//! by side), `setting` and `filter` (what their policies tell apart, and whom a change passes by),
+//! `sources` (every kind of source), `cells` (two cells, for each thing that may be spoken),
+//! `decision` (two orders of judgement for all requests at once), `fields` and `strings` (what
+//! requests there are), `tokens`, `moved` (sources that are somebody else now), `entries` (what is
+//! told, grouped), `telling`, `operation` and `words` (in which words), `tried`, `request` and `prove`
+//! (requests that show it), `text` and `markdown`.
 //!
 //! **Complete.** Nothing is sampled. For each workload whose policies say something else, every kind
 //! of source, every port and every combination of what a client may say that some rule asks about is
@@ -45,6 +47,7 @@ mod cells;
 mod decision;
 mod entries;
 mod fields;
+mod filter;
 mod markdown;
 mod members;
 mod moved;
@@ -53,10 +56,14 @@ mod places;
 mod prove;
 pub mod report;
 mod request;
+mod setting;
 mod shared;
 mod sources;
 mod strings;
+mod telling;
 mod text;
+mod tokens;
+mod tried;
 mod words;
 
 pub use markdown::markdown;
@@ -67,19 +74,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     cluster::{Cluster, Mesh, PathNormalization, Protocol as Declared},
-    ir::{Action, Atom, AtomId, Fact, JwtRule, Otherwise, PolicyId, Program, Provider},
-    lower::{
-        cell::cell,
-        evaluate::{self, Known, Meaning, Truth},
-        scope::{Scope, ScopeKey, Stage},
-    },
+    ir::{Atom, AtomId, JwtRule, Program},
+    lower::{cell::cell, scope::ScopeKey},
     report::with_workloads,
 };
 
-use cells::{Bench, Compared, Judge};
+use cells::{Compared, Judge};
 use entries::{Entries, Everybody, Found};
 use fields::Atoms;
+use filter::Filter;
 use places::Group;
+use setting::{PortKind, Setting};
+use tokens::tokens_differ;
 
 /// One side of a comparison.
 #[derive(Clone, Copy, Debug)]
@@ -155,16 +161,6 @@ struct Rest<'a> {
     ports: &'a std::collections::BTreeMap<u16, Declared>,
     destination: &'a BTreeSet<AtomId>,
     gateway: bool,
-}
-
-/// Ports of which the same is known.
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct PortKind {
-    atoms: [Option<AtomId>; 2],
-    declared: [Declared; 2],
-    ports: Vec<u16>,
-    /// Every port that nobody names, besides.
-    others: bool,
 }
 
 impl<'a> Comparison<'a> {
@@ -345,297 +341,5 @@ impl<'a> Comparison<'a> {
             ));
         }
         notes
-    }
-}
-
-/// The scopes of one group of destinations, and what they can tell apart.
-struct Setting<'a> {
-    /// By side, then by family; one for both where nothing tells these apart.
-    scopes: [Option<Vec<Scope<'a>>>; 2],
-    benches: [Option<Bench<'a>>; 2],
-    /// Policies tell addresses of the destination apart.
-    apart: bool,
-    /// Atoms about the source.
-    asked: BTreeSet<AtomId>,
-    ports: Vec<PortKind>,
-}
-
-impl<'a> Setting<'a> {
-    fn new(programs: &'a [Program; 2], group: &Group) -> Self {
-        let apart = group.keys.iter().flatten().any(|[v4, v6]| v4 != v6);
-        let mut scopes = [None, None];
-        let mut benches = [None, None];
-        for (side, (program, keys)) in programs.iter().zip(&group.keys).enumerate() {
-            let (Some(keys), Some(scopes), Some(bench)) =
-                (keys, scopes.get_mut(side), benches.get_mut(side))
-            else {
-                continue;
-            };
-            let families = if apart { 2 } else { 1 };
-            let made = keys.iter().take(families);
-            *scopes = Some(made.map(|key| Scope::new(program, key.clone())).collect());
-            let tokens = shared::token_rules(program, &keys[0].authentications);
-            *bench = Some(Bench::new(program, tokens));
-        }
-        let all = || scopes.iter().flatten().flatten();
-        let asked = all().flat_map(|s: &Scope<'_>| &s.source_atoms).copied();
-        let asked: BTreeSet<AtomId> = asked.collect();
-        let named: BTreeSet<u16> = all()
-            .flat_map(|s| s.port_atoms.keys().chain(s.key.ports.keys()))
-            .copied()
-            .collect();
-        let mut ports: Vec<PortKind> = Vec::new();
-        let kind = |port: Option<u16>| {
-            let mut atoms = [None, None];
-            let mut declared = [Declared::Undeclared; 2];
-            for ((scopes, atom), declared) in scopes.iter().zip(&mut atoms).zip(&mut declared) {
-                let scope = scopes.as_ref().and_then(|s: &Vec<Scope<'_>>| s.first());
-                if let (Some(scope), Some(port)) = (scope, port) {
-                    *atom = scope.port_atoms.get(&port).copied();
-                    *declared = scope.key.ports.get(&port).copied().unwrap_or(*declared);
-                }
-            }
-            (atoms, declared)
-        };
-        let mut add = |port: Option<u16>| {
-            let (atoms, declared) = kind(port);
-            let known = ports
-                .iter_mut()
-                .find(|k| (k.atoms, k.declared) == (atoms, declared));
-            match known {
-                Some(known) => known.ports.extend(port),
-                None => ports.push(PortKind {
-                    atoms,
-                    declared,
-                    ports: port.into_iter().collect(),
-                    others: port.is_none(),
-                }),
-            }
-        };
-        add(None);
-        named.iter().for_each(|port| add(Some(*port)));
-        Self {
-            scopes,
-            benches,
-            apart,
-            asked,
-            ports,
-        }
-    }
-
-    /// Whether any rule asks about the path.
-    fn asks_path(&self) -> bool {
-        self.atoms().any(|atom| match atom {
-            Atom::Path(_) => true,
-            Atom::Header { name, .. } => name == ":path",
-            _ => false,
-        })
-    }
-
-    /// Whether some connection is judged request by request.
-    fn asks_requests(&self) -> bool {
-        let scopes = || self.scopes.iter().flatten().flatten();
-        let tokens = self.benches.iter().flatten().any(|b| !b.tokens.is_empty());
-        let custom = scopes().any(|scope| scope.provider != Provider::None);
-        let asked = |atom: &Atom| {
-            !matches!(
-                atom.fact(),
-                Fact::Source | Fact::Destination | Fact::Nothing
-            )
-        };
-        tokens || custom || self.atoms().any(asked)
-    }
-
-    fn atoms(&self) -> impl Iterator<Item = &Atom> {
-        self.scopes.iter().flatten().flatten().flat_map(|scope| {
-            let atoms = scope.rules().flat_map(crate::lower::scope::atoms);
-            atoms.filter_map(|id| scope.program.atoms.get(id.index()))
-        })
-    }
-
-    fn scope(&self, side: usize, v6: bool) -> Option<&Scope<'a>> {
-        let scopes = self.scopes.get(side)?.as_ref()?;
-        scopes.get(usize::from(v6 && self.apart))
-    }
-}
-
-/// How tokens are verified otherwise than before; on a port that speaks TCP they are not.
-fn tokens_differ(setting: &Setting<'_>, port: &PortKind) -> Option<String> {
-    let [Some(old), Some(new)] = &setting.benches else {
-        return None;
-    };
-    let verified = |bench: &'_ Bench<'_>, declared: Declared| match declared {
-        Declared::Tcp => Vec::new(),
-        Declared::Http | Declared::Undeclared => bench.tokens.clone(),
-    };
-    let [old, new] = [
-        verified(old, port.declared[0]),
-        verified(new, port.declared[1]),
-    ];
-    if old == new {
-        return None;
-    }
-    let issuers: BTreeSet<&str> = [&old, &new]
-        .into_iter()
-        .flatten()
-        .map(|rule| rule.issuer.as_str())
-        .collect();
-    let mut told = Vec::new();
-    for issuer in issuers {
-        let of = |tokens: &[JwtRule]| -> Vec<JwtRule> {
-            let own = tokens.iter().filter(|rule| rule.issuer == issuer);
-            own.cloned().collect()
-        };
-        let name = match issuer {
-            "" => "any issuer".to_owned(),
-            issuer => format!("issuer {issuer}"),
-        };
-        match (of(&old), of(&new)) {
-            (before, after) if before == after => {}
-            (before, _) if before.is_empty() => told.push(format!(
-                "tokens of {name} are verified: a bad one is refused with 401"
-            )),
-            (_, after) if after.is_empty() => {
-                told.push(format!("tokens of {name} are no longer verified"));
-            }
-            (before, after) => {
-                let fields = before
-                    .first()
-                    .zip(after.first())
-                    .map(|(b, a)| changed_fields(b, a));
-                let fields = fields.filter(|fields| !fields.is_empty());
-                let fields = fields.map_or_else(String::new, |f| format!(" ({})", f.join(", ")));
-                told.push(format!("tokens of {name} are verified otherwise{fields}"));
-            }
-        }
-    }
-    if told.is_empty() {
-        told.push("tokens are verified in another order".into());
-    }
-    Some(told.join("; "))
-}
-
-fn changed_fields(old: &JwtRule, new: &JwtRule) -> Vec<&'static str> {
-    [
-        ("audiences", old.audiences != new.audiences),
-        (
-            "keys",
-            (&old.jwks, &old.jwks_uri) != (&new.jwks, &new.jwks_uri),
-        ),
-        (
-            "where tokens are looked for",
-            (&old.from_headers, &old.from_params, &old.from_cookies)
-                != (&new.from_headers, &new.from_params, &new.from_cookies),
-        ),
-        (
-            "headers that are set",
-            (&old.output_payload_to_header, &old.output_claim_to_headers)
-                != (&new.output_payload_to_header, &new.output_claim_to_headers),
-        ),
-        (
-            "whether the token is forwarded",
-            old.forward_original_token != new.forward_original_token,
-        ),
-        (
-            "claims that are split",
-            old.space_delimited_claims != new.space_delimited_claims,
-        ),
-        ("timeout", old.timeout_ms != new.timeout_ms),
-    ]
-    .into_iter()
-    .filter(|(_, differs)| *differs)
-    .map(|(name, _)| name)
-    .collect()
-}
-
-/// Passes over sources that only rules see which both sides have.
-struct Filter {
-    /// Everything but some policies is the same.
-    only_policies: bool,
-    /// Policies that one side has alone, with their side.
-    changed: Vec<(usize, PolicyId)>,
-}
-
-impl Filter {
-    fn new(comparison: &Comparison<'_>, group: &Group, setting: &Setting<'_>) -> Self {
-        let all = Self {
-            only_policies: false,
-            changed: Vec::new(),
-        };
-        let [Some(old), Some(new)] = &group.keys else {
-            return all;
-        };
-        let (Some(old_scope), Some(new_scope)) = (setting.scope(0, false), setting.scope(1, false))
-        else {
-            return all;
-        };
-        let denies = |scope: &Scope<'_>| scope.otherwise != Otherwise::Allow;
-        let by_rule = |scope: &Scope<'_>| matches!(scope.otherwise, Otherwise::DefaultDeny(_));
-        let alike =
-            |(old, new)| match (comparison.meaningful(0, old), comparison.meaningful(1, new)) {
-                (Some(old), Some(new)) => old.rest == new.rest,
-                _ => false,
-            };
-        let only_policies = comparison.same_mesh
-            && old.iter().zip(new).all(alike)
-            && denies(old_scope) == denies(new_scope)
-            && by_rule(old_scope) == by_rule(new_scope)
-            && old_scope.provider == new_scope.provider
-            && old_scope.provider_http_only == new_scope.provider_http_only;
-        let content = |side: usize, id: PolicyId| {
-            let contents = comparison.contents.get(side);
-            contents.and_then(|c| c.get(id.index())).copied()
-        };
-        let contents = |side: usize, key: &ScopeKey| -> BTreeSet<Option<u32>> {
-            key.policies.iter().map(|id| content(side, *id)).collect()
-        };
-        let both = [contents(0, &old[0]), contents(1, &new[0])];
-        let mut changed = Vec::new();
-        for (side, key, others) in [(0, &old[0], &both[1]), (1, &new[0], &both[0])] {
-            let alone = |id: &&PolicyId| !others.contains(&content(side, **id));
-            changed.extend(key.policies.iter().filter(alone).map(|id| (side, *id)));
-        }
-        Self {
-            only_policies,
-            changed,
-        }
-    }
-
-    fn may_differ(&self, setting: &Setting<'_>, row: &sources::Row, port: &PortKind) -> bool {
-        let [old, new] = &row.sets;
-        if !self.only_policies || old != new {
-            return true;
-        }
-        self.changed.iter().any(|(side, id)| {
-            let (Some(scope), Some(source), Some(atom)) = (
-                setting.scope(*side, row.address.is_ipv6()),
-                row.sets.get(*side),
-                port.atoms.get(*side),
-            ) else {
-                return true;
-            };
-            let Some(policy) = scope.program.policies.get(id.index()) else {
-                return true;
-            };
-            let stage = match (&policy.action, policy.dry_run) {
-                (Action::Allow, false) => Stage::Allow,
-                (Action::Allow, true) => Stage::DryRunAllow,
-                (Action::Deny, false) => Stage::Deny,
-                (Action::Deny, true) => Stage::DryRunDeny,
-                (Action::Audit, _) => Stage::Audit,
-                (Action::Custom { .. }, _) => Stage::Custom,
-            };
-            [Meaning::Http, Meaning::Tcp].into_iter().any(|meaning| {
-                let known = Known {
-                    program: scope.program,
-                    key: &scope.key,
-                    source,
-                    port: *atom,
-                    meaning,
-                };
-                let may = |rule| evaluate::rule(&known, stage, rule) != Truth::False;
-                policy.rules.iter().any(may)
-            })
-        })
     }
 }

@@ -4,10 +4,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Comparison, PortKind, Setting,
-    entries::{Entries, Entry, port_of, request, tried},
+    Comparison,
+    entries::{Entries, Entry},
     places::{Group, Pairing},
     report::{Selector, Sources},
+    setting::{PortKind, Setting},
+    tried::{port_of, request, tried},
 };
 use crate::{
     cluster::Pod,

@@ -7,7 +7,9 @@ mod completions;
 mod diff;
 mod eval;
 mod explain;
+mod files;
 mod flows;
+mod graph;
 mod inspect;
 mod keygen;
 mod percent;
@@ -56,6 +58,7 @@ enum Command {
     Diff(diff::Args),
     Eval(eval::Args),
     Explain(Box<explain::Args>),
+    Graph(graph::Args),
     Inspect(inspect::Args),
     Keygen(keygen::Args),
     Replay(replay::Args),
@@ -75,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Explain(args) => explain::run(&args),
+        Command::Graph(args) => graph::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Keygen(args) => keygen::run(&args),
         Command::Replay(args) => replay::run(&args),

@@ -20,6 +20,7 @@ pub mod diff;
 pub mod engine;
 pub mod expect;
 pub mod explain;
+pub mod graph;
 pub mod headers;
 pub mod inspect;
 pub mod inventory;

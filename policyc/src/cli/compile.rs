@@ -1,9 +1,8 @@
 //! `policyc compile`: manifests to a bundle, and what it came to.
 
 use std::{
-    fs,
     io::{Write, stdout},
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
 
 use anyhow::Context;
@@ -19,7 +18,9 @@ use policyc::{
 };
 
 use super::{
-    Outcome, percent,
+    Outcome,
+    files::replace,
+    percent,
     sources::{SourceArgs, print},
 };
 
@@ -144,17 +145,4 @@ fn refusals(args: &Args, report: &Report) -> Vec<String> {
         ));
     }
     refusals
-}
-
-/// Writes beside the target and renames, so that a reader never sees half a bundle.
-pub fn replace(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(format!(".{}.tmp", std::process::id()));
-    let beside = PathBuf::from(beside);
-    let written = fs::write(&beside, bytes).and_then(|()| fs::rename(&beside, path));
-    if written.is_err() {
-        // The first error is the one to report; what is left of the copy must not stay.
-        let _ = fs::remove_file(&beside);
-    }
-    written
 }

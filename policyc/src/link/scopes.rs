@@ -72,7 +72,8 @@ impl<'a> Lowered<'a> {
         })
     }
 
-    fn scope(&mut self, key: ScopeKey) -> NodeIndex {
+    /// The node of a scope.
+    pub fn scope(&mut self, key: ScopeKey) -> NodeIndex {
         if let Some(&node) = self.done.get(&key) {
             return node;
         }

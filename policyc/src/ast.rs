@@ -12,6 +12,7 @@ mod request_authentication;
 pub use authorization_policy::{
     Action, AuthorizationPolicy, Condition, Operation, Rule, Source, TargetRef,
 };
+pub use parse::schema;
 pub use request_authentication::{ClaimToHeader, JwtHeader, JwtRule, RequestAuthentication};
 
 /// Index of a YAML or JSON document among all that were read.

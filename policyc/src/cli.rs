@@ -12,8 +12,10 @@ mod flows;
 mod graph;
 mod inspect;
 mod keygen;
+mod man;
 mod percent;
 mod replay;
+mod schema;
 mod sides;
 mod sign;
 mod sources;
@@ -65,6 +67,8 @@ enum Command {
     Sign(sign::Args),
     Suggest(suggest::Args),
     Test(test::Args),
+    Man(man::Args),
+    Schema(schema::Args),
     Verify(verify::Args),
 }
 
@@ -85,6 +89,8 @@ pub fn main() -> ExitCode {
         Command::Sign(args) => sign::run(&args),
         Command::Suggest(args) => suggest::run(&args),
         Command::Test(args) => test::run(&args),
+        Command::Man(args) => man::run(&args, Cli::command()),
+        Command::Schema(args) => schema::run(&args),
         Command::Verify(args) => verify::run(&args),
     };
     match outcome {

@@ -1,12 +1,16 @@
 //! What the compiler has to say: one struct, documented codes, positions found only when needed.
 
 mod code;
+mod junit;
 mod pages;
 mod render;
+mod sarif;
 
 pub use code::Code;
+pub use junit::junit;
 pub use pages::Page;
 pub use render::{human, json};
+pub use sarif::sarif;
 
 use crate::ast::DocumentId;
 

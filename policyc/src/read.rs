@@ -18,6 +18,7 @@ mod position;
 mod sources;
 mod split;
 pub(crate) mod value;
+mod watched;
 mod yaml;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +27,7 @@ pub(crate) use duration::duration;
 pub use input::has_manifest_name;
 pub use loader::Watch;
 pub use sources::{Place, Sources};
+pub use watched::Watched;
 
 use self::{input::Text, loader::Loader};
 use crate::{cluster::Cluster, diagnostic::Diagnostic};
@@ -41,6 +43,9 @@ pub enum Input {
         name: String,
         bytes: Vec<u8>,
     },
+    /// Standard input in place of this file, whose name diagnostics show: an editor's text that is
+    /// not saved yet.
+    StdinAs(PathBuf),
 }
 
 impl Input {

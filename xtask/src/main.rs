@@ -3,6 +3,7 @@
 
 mod bench;
 mod build;
+mod compile;
 mod demo;
 mod fuzz;
 mod paths;
@@ -61,6 +62,8 @@ enum Command {
         #[arg(value_name = "NAME")]
         only: Vec<String>,
     },
+    /// Check policies and compile them to a bundle, as a pipeline does
+    Compile(compile::Arguments),
     /// Look for manifests and bundles that the compiler cannot cope with
     Fuzz {
         /// How long for each of the two
@@ -98,6 +101,7 @@ fn main() -> ExitCode {
         Command::Bench { what, json } => bench::run(what, json),
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Build => build::run(),
+        Command::Compile(arguments) => compile::run(&arguments),
         Command::Test => test::run(),
         Command::VmTest {
             kernel,

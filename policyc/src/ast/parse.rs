@@ -5,12 +5,14 @@ mod attachment;
 mod authorization_policy;
 mod request_authentication;
 mod rule;
+mod schema;
 mod uri;
 mod value;
 
 pub(crate) use authorization_policy::authorization_policy;
 pub(crate) use request_authentication::request_authentication;
 pub(crate) use rule::left_on_tcp;
+pub use schema::schema;
 
 use crate::{
     cluster::Meta,

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::{IsTerminal, Write, stderr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -118,9 +118,22 @@ impl SourceArgs {
 
     /// Reads all manifests. Diagnostics are returned, not printed.
     pub fn read(&self) -> (Loaded, Vec<Diagnostic>) {
+        self.read_as(None)
+    }
+
+    /// As [`Self::read`]; standard input stands for the file of that name.
+    pub fn read_as(&self, stdin: Option<&Path>) -> (Loaded, Vec<Diagnostic>) {
+        let inputs: Vec<Input> = self
+            .inputs()
+            .into_iter()
+            .map(|input| match (input, stdin) {
+                (Input::Stdin, Some(path)) => Input::StdinAs(path.into()),
+                (input, _) => input,
+            })
+            .collect();
         let mut progress = Progress::new();
         let mut watch = |file: &str, done: usize, all: usize| progress.tell(file, done, all);
-        let read = read::load_watched(&self.inputs(), self.mesh.as_deref(), Some(&mut watch));
+        let read = read::load_watched(&inputs, self.mesh.as_deref(), Some(&mut watch));
         progress.end();
         read
     }

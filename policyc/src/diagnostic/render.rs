@@ -58,7 +58,7 @@ struct Json<'a> {
 }
 
 /// Each diagnostic with its place, by document, line, column and code.
-fn in_order<'d, 's>(
+pub(super) fn in_order<'d, 's>(
     diagnostics: &'d [Diagnostic],
     sources: &'s Sources,
 ) -> Vec<(&'d Diagnostic, Option<Place<'s>>)> {

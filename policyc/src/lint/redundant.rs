@@ -1,6 +1,6 @@
 //! Rules that another rule of the same action covers: they change nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::{
     cover::Parts,
@@ -61,9 +61,12 @@ fn is_small(members: &[Member<'_>]) -> bool {
 }
 
 fn within(world: &World<'_>, members: &[Member<'_>], found: &mut Vec<Diagnostic>) {
+    let by_label = ByLabel::new(members);
     for (at, narrow) in members.iter().enumerate() {
         let values = world.values(narrow.policy);
-        let covering = members.iter().enumerate().find(|(other, wide)| {
+        let candidates = by_label.as_wide_as(narrow.policy).into_iter();
+        let mut candidates = candidates.filter_map(|other| Some((other, members.get(other)?)));
+        let covering = candidates.find(|(other, wide)| {
             *other != at
                 && covers(world, wide, narrow, values)
                 // Of two rules that cover each other the first one stays.
@@ -73,6 +76,44 @@ fn within(world: &World<'_>, members: &[Member<'_>], found: &mut Vec<Diagnostic>
             found.push(report(world, narrow, wide));
         }
     }
+}
+
+/// Members by a label that their policy asks for, so that only those are compared that may apply to
+/// the same workloads.
+struct ByLabel<'a> {
+    labelled: HashMap<(&'a str, &'a str), Vec<usize>>,
+    unlabelled: Vec<usize>,
+}
+
+impl<'a> ByLabel<'a> {
+    fn new(members: &[Member<'a>]) -> Self {
+        let mut labelled: HashMap<_, Vec<usize>> = HashMap::new();
+        let mut unlabelled = Vec::new();
+        for (number, member) in members.iter().enumerate() {
+            match labels(member.policy).next() {
+                Some(label) => labelled.entry(label).or_default().push(number),
+                None => unlabelled.push(number),
+            }
+        }
+        Self {
+            labelled,
+            unlabelled,
+        }
+    }
+
+    /// Members whose policy may apply to every workload that this one applies to, in order.
+    fn as_wide_as(&self, narrow: &'a AuthorizationPolicy) -> Vec<usize> {
+        let labelled = labels(narrow).filter_map(|label| self.labelled.get(&label));
+        let mut found: Vec<usize> = labelled.flatten().copied().collect();
+        found.extend(&self.unlabelled);
+        found.sort_unstable();
+        found
+    }
+}
+
+fn labels(policy: &AuthorizationPolicy) -> impl Iterator<Item = (&str, &str)> {
+    let labels = policy.attachment.selector.iter().flatten();
+    labels.map(|(key, value)| (key.as_str(), value.as_str()))
 }
 
 fn covers(world: &World<'_>, wide: &Member<'_>, narrow: &Member<'_>, values: Values<'_>) -> bool {

@@ -3,7 +3,7 @@
 //! Documents wait until there are enough of them for several threads; they are handed on one by one
 //! and in order.
 
-use std::ops::Range;
+use std::{ops::Range, sync::Arc};
 
 use super::{
     input::Text,
@@ -108,7 +108,7 @@ impl<'w> Loader<'w> {
             Ok(content) => (content, None),
             Err(reason) => (reason.text(), Some(reason)),
         };
-        let file = self.loaded.sources.add_file(text.name, content);
+        let file = self.loaded.sources.add_file(text.name, Arc::new(content));
         if let Some(reason) = unreadable {
             self.unreadable(file, reason);
             return Vec::new();

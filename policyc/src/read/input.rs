@@ -15,7 +15,7 @@ pub const FILE_BYTES_MAX: u64 = 512 << 20;
 const FOLDER_DEPTH_MAX: usize = 64;
 
 /// A file as text, or why it is not one.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Text {
     pub name: String,
     pub content: Result<String, Unreadable>,
@@ -23,7 +23,7 @@ pub struct Text {
     pub json: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Unreadable {
     /// The operating system's reason, or that a folder holds no manifest.
     Io(String),
@@ -45,38 +45,109 @@ impl Unreadable {
 /// Calls `each` with every text, one at a time, in the order of the inputs and sorted within each
 /// folder. A file that several inputs name is read once.
 pub fn texts(inputs: &[Input], mut each: impl FnMut(Text)) {
+    for found in find(inputs) {
+        each(match found {
+            Found::Stdin(None) => stdin("<stdin>".into(), false),
+            Found::Stdin(Some(path)) => stdin(path.display().to_string(), is_json(&path)),
+            Found::Bytes { name, bytes } => Text {
+                json: is_json(Path::new(&name)),
+                name,
+                content: read_all(bytes.as_slice()),
+            },
+            Found::File(path) => file_text(&path),
+            Found::Unreadable(path, reason) => unreadable(&path, reason),
+        });
+    }
+}
+
+/// What the inputs come to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Found {
+    /// Under the name of a file, where it stands for one.
+    Stdin(Option<PathBuf>),
+    /// What was read elsewhere.
+    Bytes {
+        name: String,
+        bytes: Vec<u8>,
+    },
+    File(PathBuf),
+    Unreadable(PathBuf, String),
+}
+
+/// All files, in the order in which they are read. A file that standard input stands for is not
+/// among them.
+pub fn find(inputs: &[Input]) -> Vec<Found> {
     let mut seen = BTreeSet::new();
     for input in inputs {
+        if let Input::StdinAs(path) = input {
+            seen.extend(fs::canonicalize(path));
+        }
+    }
+    let mut found = Vec::new();
+    for input in inputs {
         match input {
-            Input::Stdin => each(Text {
-                name: "<stdin>".into(),
-                content: read_all(io::stdin().lock()),
-                json: false,
-            }),
-            Input::Bytes { name, bytes } => each(Text {
+            Input::Stdin => found.push(Found::Stdin(None)),
+            Input::StdinAs(path) => found.push(Found::Stdin(Some(path.clone()))),
+            Input::Bytes { name, bytes } => found.push(Found::Bytes {
                 name: name.clone(),
-                content: read_all(bytes.as_slice()),
-                json: Path::new(name).extension().is_some_and(|e| e == "json"),
+                bytes: bytes.clone(),
             }),
             Input::Path(path) => {
                 let mut files = Vec::new();
                 match collect(path, 0, &mut files) {
-                    Ok(()) if files.is_empty() => each(unreadable(
-                        path,
+                    Ok(()) if files.is_empty() => found.push(Found::Unreadable(
+                        path.clone(),
                         "the folder holds no *.yaml, *.yml or *.json".into(),
                     )),
                     Ok(()) => {}
-                    Err((path, reason)) => each(unreadable(&path, reason)),
+                    Err((path, reason)) => found.push(Found::Unreadable(path, reason)),
                 }
+                let mut folders = Folders::default();
                 for file in files {
-                    let identity = fs::canonicalize(&file).unwrap_or_else(|_| file.clone());
-                    if seen.insert(identity) {
-                        each(file_text(&file));
+                    if seen.insert(folders.identity(&file)) {
+                        found.push(Found::File(file));
                     }
                 }
             }
         }
     }
+    found
+}
+
+/// Finds what a file really is. Files of one folder share all of the way but the last step.
+#[derive(Default)]
+struct Folders {
+    last: Option<(PathBuf, PathBuf)>,
+}
+
+impl Folders {
+    fn identity(&mut self, file: &Path) -> PathBuf {
+        let plain = fs::symlink_metadata(file).is_ok_and(|found| !found.is_symlink());
+        let parts = file.parent().zip(file.file_name()).filter(|_| plain);
+        let Some((folder, name)) = parts.filter(|(folder, _)| !folder.as_os_str().is_empty())
+        else {
+            return fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
+        };
+        if self.last.as_ref().is_none_or(|(known, _)| known != folder) {
+            let real = fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+            self.last = Some((folder.to_path_buf(), real));
+        }
+        self.last
+            .as_ref()
+            .map_or_else(|| file.to_path_buf(), |(_, real)| real.join(name))
+    }
+}
+
+fn stdin(name: String, json: bool) -> Text {
+    Text {
+        name,
+        content: read_all(io::stdin().lock()),
+        json,
+    }
+}
+
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e == "json")
 }
 
 /// Reads one file.
@@ -88,11 +159,11 @@ pub fn file_text(path: &Path) -> Text {
     Text {
         name: path.display().to_string(),
         content,
-        json: path.extension().is_some_and(|e| e == "json"),
+        json: is_json(path),
     }
 }
 
-fn unreadable(path: &Path, reason: String) -> Text {
+pub(super) fn unreadable(path: &Path, reason: String) -> Text {
     Text {
         name: path.display().to_string(),
         content: Err(Unreadable::Io(reason)),

@@ -7,6 +7,7 @@ use super::{
     documents::{Entry, Queue},
     input::{self, Text, Unreadable},
     node::{Node, Reader},
+    objects::Object,
     position::Format,
     value::{Fault, Value},
     yaml,
@@ -27,6 +28,8 @@ pub struct Loader<'w> {
     pub(super) found: Vec<Diagnostic>,
     pub(super) mesh_given: bool,
     pub(super) queue: Queue,
+    /// Objects that are read and wait to join the cluster.
+    pub(super) objects: Vec<(At, Object)>,
     /// Where each object was found first: kind, namespace, name.
     pub(super) seen: BTreeMap<(String, String, String), At>,
 }
@@ -98,6 +101,7 @@ impl Loader<'_> {
     /// The cluster, sorted, and everything that was wrong.
     pub fn finish(mut self) -> (Loaded, Vec<Diagnostic>) {
         self.flush();
+        self.join_all();
         let cluster = &mut self.loaded.cluster;
         macro_rules! sort {
             ($($kind:ident),*) => {$(

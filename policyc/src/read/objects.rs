@@ -134,13 +134,20 @@ impl Loader<'_> {
                     .or_default() += 1;
             }
             Object::Wrong => {}
-            object => self.join(
+            object => self.objects.push((
                 At {
                     document,
                     path: path.clone(),
                 },
                 object,
-            ),
+            )),
+        }
+    }
+
+    /// Adds the objects that were read to the cluster, in order.
+    pub(super) fn join_all(&mut self) {
+        for (at, object) in std::mem::take(&mut self.objects) {
+            self.join(at, object);
         }
     }
 
@@ -187,7 +194,8 @@ impl Loader<'_> {
 }
 
 /// What an object turned out to be.
-enum Object {
+#[derive(Clone)]
+pub(super) enum Object {
     Policy(ast::AuthorizationPolicy),
     RequestAuthentication(ast::RequestAuthentication),
     PeerAuthentication(ObjectRef),
@@ -204,6 +212,21 @@ enum Object {
 }
 
 impl Object {
+    /// The same, from a document that comes so many later.
+    pub(super) fn later(mut self, by: u32) -> Self {
+        match &mut self {
+            Self::Policy(o) => o.document.0 += by,
+            Self::RequestAuthentication(o) => o.document.0 += by,
+            Self::PeerAuthentication(o) => o.document.0 += by,
+            Self::Namespace(_, o) => o.document.0 += by,
+            Self::Pod(o) => o.document.0 += by,
+            Self::Workload(o) => o.document.0 += by,
+            Self::Service(o) => o.document.0 += by,
+            Self::ServiceAccount(..) | Self::Node(_) | Self::Skipped | Self::Wrong => {}
+        }
+        self
+    }
+
     /// Kind, namespace and name.
     fn identity(&self) -> (&str, &str, &str) {
         match self {

@@ -3,7 +3,7 @@
 use std::{
     cell::{OnceCell, RefCell},
     ops::Range,
-    rc::Rc,
+    sync::Arc,
 };
 
 use super::position::{Format, Positions};
@@ -15,13 +15,14 @@ pub struct Sources {
     files: Vec<File>,
     documents: Vec<Document>,
     /// The document that was asked about last: diagnostics come in runs.
-    last: RefCell<Option<(DocumentId, Rc<Positions>)>>,
+    last: RefCell<Option<(DocumentId, Arc<Positions>)>>,
 }
 
 #[derive(Debug)]
 struct File {
     name: String,
-    text: String,
+    /// Shared with whoever keeps it in memory.
+    text: Arc<String>,
     /// Byte offset of each line, found when first asked for.
     lines: OnceCell<Vec<usize>>,
 }
@@ -82,6 +83,11 @@ impl Sources {
         self.document(id).map_or(usize::MAX, |d| d.file)
     }
 
+    /// Name of the file that a document is in.
+    pub fn file_name_of(&self, id: DocumentId) -> &str {
+        self.file_name(self.file_of(id))
+    }
+
     /// Where a path of a document is. `about_key`: its last key rather than the value behind it.
     pub fn place(&self, id: DocumentId, path: &Path, about_key: bool) -> Option<Place<'_>> {
         let document = self.document(id)?;
@@ -111,7 +117,7 @@ impl Sources {
         }
     }
 
-    pub(super) fn add_file(&mut self, name: String, text: String) -> usize {
+    pub(super) fn add_file(&mut self, name: String, text: Arc<String>) -> usize {
         let lines = OnceCell::new();
         self.files.push(File { name, text, lines });
         self.files.len() - 1
@@ -140,11 +146,27 @@ impl Sources {
         id
     }
 
+    /// Adds everything of another one behind its own.
+    pub(super) fn append(&mut self, other: &Self) {
+        let files = self.files.len();
+        self.files.extend(other.files.iter().map(|file| File {
+            name: file.name.clone(),
+            text: Arc::clone(&file.text),
+            lines: file.lines.clone(),
+        }));
+        self.documents
+            .extend(other.documents.iter().map(|document| Document {
+                file: files + document.file,
+                bytes: document.bytes.clone(),
+                format: document.format,
+            }));
+    }
+
     fn document(&self, id: DocumentId) -> Option<&Document> {
         self.documents.get(usize::try_from(id.0).ok()?)
     }
 
-    fn positions(&self, id: DocumentId) -> Option<Rc<Positions>> {
+    fn positions(&self, id: DocumentId) -> Option<Arc<Positions>> {
         if let Some((last, positions)) = &*self.last.borrow()
             && *last == id
         {
@@ -152,7 +174,7 @@ impl Sources {
         }
         let document = self.document(id)?;
         let text = self.text(document.file).get(document.bytes.clone())?;
-        let positions = Rc::new(Positions::of(text, document.format));
+        let positions = Arc::new(Positions::of(text, document.format));
         *self.last.borrow_mut() = Some((id, positions.clone()));
         Some(positions)
     }

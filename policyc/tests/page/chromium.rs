@@ -52,7 +52,11 @@ impl Browser {
         let profile = tempfile::tempdir().expect("a folder for the profile");
         // The shell hands its own pipes on under the numbers that the browser expects.
         let mut child = Command::new("sh")
-            .args(["-c", "exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1", "sh"])
+            .args([
+                "-c",
+                "exec \"$@\" 3<&0 4>&1 </dev/null >/dev/null 2>&1",
+                "sh",
+            ])
             .arg(program)
             .args([
                 "--headless=new",
@@ -127,12 +131,20 @@ impl Browser {
             "Target.attachToTarget",
             json!({"targetId": target["targetId"], "flatten": true}),
         );
-        let session = attached["sessionId"].as_str().expect("a session").to_owned();
+        let session = attached["sessionId"]
+            .as_str()
+            .expect("a session")
+            .to_owned();
         let mut tab = Tab {
             browser: self,
             session,
         };
-        for domain in ["Page.enable", "Runtime.enable", "Log.enable", "Network.enable"] {
+        for domain in [
+            "Page.enable",
+            "Runtime.enable",
+            "Log.enable",
+            "Network.enable",
+        ] {
             tab.call(domain, json!({}));
         }
         tab.call(
@@ -140,7 +152,10 @@ impl Browser {
             json!({"width": width, "height": height, "deviceScaleFactor": 1, "mobile": false}),
         );
         tab.browser.events.clear();
-        tab.call("Page.navigate", json!({"url": format!("file://{}", file.display())}));
+        tab.call(
+            "Page.navigate",
+            json!({"url": format!("file://{}", file.display())}),
+        );
         tab.wait("document.readyState === 'complete'");
         tab
     }
@@ -161,7 +176,8 @@ pub struct Tab<'b> {
 
 impl Tab<'_> {
     pub fn call(&mut self, method: &str, params: Value) -> Value {
-        self.browser.call(Some(&self.session.clone()), method, params)
+        self.browser
+            .call(Some(&self.session.clone()), method, params)
     }
 
     /// The value of an expression.
@@ -224,7 +240,10 @@ impl Tab<'_> {
             down["text"] = text.into();
         }
         self.call("Input.dispatchKeyEvent", down);
-        self.call("Input.dispatchKeyEvent", json!({"type": "keyUp", "key": key}));
+        self.call(
+            "Input.dispatchKeyEvent",
+            json!({"type": "keyUp", "key": key}),
+        );
     }
 
     pub fn write(&mut self, text: &str) {

@@ -9,18 +9,42 @@ use chromium::Tab;
 
 #[test]
 fn look() {
-    let Some(mut browser) = chromium::browser() else { return };
+    let Some(mut browser) = chromium::browser() else {
+        return;
+    };
     let folder = tempfile::tempdir().unwrap();
     for (name, shops) in [("small", 2), ("large", 223)] {
         let manifests = folder.path().join(format!("{name}.yaml"));
         fs::write(&manifests, world::shops(shops)).unwrap();
         let old = folder.path().join(format!("{name}-old.yaml"));
-        fs::write(&old, world::shops(shops).replace("sa/users\"", "sa/web\"").replace("methods: [POST], ", "")).unwrap();
+        fs::write(
+            &old,
+            world::shops(shops)
+                .replace("sa/users\"", "sa/web\"")
+                .replace("methods: [POST], ", ""),
+        )
+        .unwrap();
         let page = folder.path().join(format!("{name}.html"));
         let start = std::time::Instant::now();
-        let out = Command::new(env!("CARGO_BIN_EXE_policyc")).args(["graph", "-f"]).arg(&manifests).arg("--html").arg(&page).arg("--old").arg(&old).output().unwrap();
-        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
-        println!("{name}: {:?} {} bytes", start.elapsed(), fs::metadata(&page).unwrap().len());
+        let out = Command::new(env!("CARGO_BIN_EXE_policyc"))
+            .args(["graph", "-f"])
+            .arg(&manifests)
+            .arg("--html")
+            .arg(&page)
+            .arg("--old")
+            .arg(&old)
+            .output()
+            .unwrap();
+        assert!(
+            out.status.success(),
+            "{}",
+            String::from_utf8_lossy(&out.stderr)
+        );
+        println!(
+            "{name}: {:?} {} bytes",
+            start.elapsed(),
+            fs::metadata(&page).unwrap().len()
+        );
         let start = std::time::Instant::now();
         let mut tab = browser.open(&page, 1440, 900);
         println!("open {:?}", start.elapsed());
@@ -33,7 +57,8 @@ fn look() {
             tab.picture(&format!("{name}-{view}"));
         }
         println!("{:?}", tab.complaints());
-        tab.key("t"); tab.key("t");
+        tab.key("t");
+        tab.key("t");
         tab.key("1");
         tab.picture(&format!("{name}-dark"));
         fs::write(format!("/tmp/h/graph/shots/{name}.pdf"), tab.pdf()).unwrap();

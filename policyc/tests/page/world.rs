@@ -18,7 +18,12 @@ pub fn shops(namespaces: usize) -> String {
             );
         }
         for (app, port, from, methods) in [
-            ("cart", 8080, "web", "methods: [GET, POST], paths: [\"/cart/*\"], "),
+            (
+                "cart",
+                8080,
+                "web",
+                "methods: [GET, POST], paths: [\"/cart/*\"], ",
+            ),
             ("orders", 8080, "cart", "methods: [POST], "),
             ("orders-db", 5432, "orders", ""),
             ("users-db", 5432, "users", ""),

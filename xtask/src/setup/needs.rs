@@ -60,6 +60,7 @@ const fn package(
 const FOR_BPF: &str = "to compile the BPF programs";
 const FOR_LINKER: &str = "to build bpf-linker";
 const FOR_NETWORK: &str = "for the tests' network namespaces";
+const FOR_PAGE: &str = "to test the page of `policyc graph` in a browser";
 const FOR_VM: &str = "to test other kernels in a virtual machine";
 
 const NEEDS: &[Need] = &[
@@ -190,6 +191,16 @@ const NEEDS: &[Need] = &[
         "openssl",
         Part::Always,
         || paths::program("openssl").is_some(),
+    ),
+    package("chromium", FOR_PAGE, "chromium", Part::Always, || {
+        paths::program("chromium").is_some()
+    }),
+    package(
+        "a font",
+        FOR_PAGE,
+        "fonts-dejavu-core",
+        Part::Always,
+        || Path::new("/usr/share/doc/fonts-dejavu-core").exists(),
     ),
     Need {
         what: "rustfmt",

@@ -10,17 +10,21 @@ use crate::{
     },
 };
 
-const TARGET_REFS_MAX: usize = 16;
-const TARGET_NAME_BYTES_MAX: usize = 253;
-const LABEL_BYTES_MAX: usize = 63;
+pub(super) const TARGET_REFS_MAX: usize = 16;
+pub(super) const TARGET_NAME_BYTES_MAX: usize = 253;
+pub(super) const LABEL_BYTES_MAX: usize = 63;
 
 /// What a policy may be attached to, as (group, kind).
-const TARGETS: [(&str, &str); 4] = [
+pub(super) const TARGETS: [(&str, &str); 4] = [
     ("", "Service"),
     ("networking.istio.io", "ServiceEntry"),
     ("gateway.networking.k8s.io", "Gateway"),
     ("gateway.networking.k8s.io", "GatewayClass"),
 ];
+
+pub(super) const TARGET_KEYS: &[&str] = &["group", "kind", "name", "namespace"];
+
+pub(super) const SELECTOR: &[&str] = &["matchLabels"];
 
 pub fn attachment(reader: &mut Reader<'_>, spec: &Node<'_>) -> Attachment {
     let mut attachment = Attachment {
@@ -80,7 +84,7 @@ fn selector(
     node: &Node<'_>,
 ) -> Option<std::collections::BTreeMap<String, String>> {
     reader.map(node)?;
-    reader.only_keys(node, "`selector`", &["matchLabels"]);
+    reader.only_keys(node, "`selector`", SELECTOR);
     let labels = match node.get("matchLabels") {
         Some(labels) => {
             let map = reader.string_map(&labels)?;
@@ -145,8 +149,7 @@ fn check_label(reader: &mut Reader<'_>, key: &str, child: &Node<'_>) {
 
 fn target_ref(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<TargetRef> {
     reader.map(node)?;
-    let known = ["group", "kind", "name", "namespace"];
-    let whole = reader.only_keys(node, "a target", &known);
+    let whole = reader.only_keys(node, "a target", TARGET_KEYS);
     let mut text = |key: &str| {
         let value = reader.field(node, key, Reader::string);
         value.unwrap_or_default()

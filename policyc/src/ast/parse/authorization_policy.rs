@@ -8,9 +8,9 @@ use crate::{
     read::node::{Node, Reader, nearest},
 };
 
-const RULES_MAX: usize = 512;
+pub(super) const RULES_MAX: usize = 512;
 
-const SPEC: &[&str] = &[
+pub(super) const SPEC: &[&str] = &[
     "action",
     "provider",
     "rules",
@@ -19,7 +19,9 @@ const SPEC: &[&str] = &[
     "targetRefs",
 ];
 
-const ACTIONS: [&str; 4] = ["ALLOW", "DENY", "AUDIT", "CUSTOM"];
+pub(super) const PROVIDER: &[&str] = &["name"];
+
+pub(super) const ACTIONS: [&str; 4] = ["ALLOW", "DENY", "AUDIT", "CUSTOM"];
 
 /// Reads one policy. `None` where an error leaves nothing to go on with.
 pub(crate) fn authorization_policy(
@@ -85,7 +87,7 @@ fn provider(reader: &mut Reader<'_>, spec: &Node<'_>, action: &str) -> String {
     if let Some(node) = &node {
         // What is written wrongly has been reported as that.
         missing = reader.map(node).is_some()
-            && reader.only_keys(node, "`provider`", &["name"])
+            && reader.only_keys(node, "`provider`", PROVIDER)
             && node
                 .get("name")
                 .is_none_or(|n| n.value.as_str() == Some(""));

@@ -14,9 +14,9 @@ use crate::{
     },
 };
 
-const SPEC: &[&str] = &["jwtRules", "selector", "targetRef", "targetRefs"];
+pub(super) const SPEC: &[&str] = &["jwtRules", "selector", "targetRef", "targetRefs"];
 
-const RULE: &[&str] = &[
+pub(super) const RULE: &[&str] = &[
     "audiences",
     "forwardOriginalToken",
     "fromCookies",
@@ -32,8 +32,12 @@ const RULE: &[&str] = &[
     "timeout",
 ];
 
-const RULES_MAX: usize = 4_096;
-const URI_BYTES_MAX: usize = 2_048;
+pub(super) const FROM_HEADER: &[&str] = &["name", "prefix"];
+
+pub(super) const OUTPUT_CLAIM: &[&str] = &["header", "claim"];
+
+pub(super) const RULES_MAX: usize = 4_096;
+pub(super) const URI_BYTES_MAX: usize = 2_048;
 const SPLIT_CLAIMS_MAX: usize = 64;
 
 pub(crate) fn request_authentication(
@@ -279,7 +283,7 @@ fn from_headers(reader: &mut Reader<'_>, node: &Node<'_>) -> Vec<JwtHeader> {
         if !not_null(reader, &item) || reader.map(&item).is_none() {
             continue;
         }
-        let whole = reader.only_keys(&item, "an item of `fromHeaders`", &["name", "prefix"]);
+        let whole = reader.only_keys(&item, "an item of `fromHeaders`", FROM_HEADER);
         let mut text = |key: &str| {
             let value = reader.field(&item, key, Reader::string);
             value.unwrap_or_default()
@@ -316,8 +320,7 @@ fn output_claims(reader: &mut Reader<'_>, node: &Node<'_>) -> Vec<ClaimToHeader>
         if !not_null(reader, &item) || reader.map(&item).is_none() {
             continue;
         }
-        let known = ["header", "claim"];
-        let whole = reader.only_keys(&item, "an item of `outputClaimToHeaders`", &known);
+        let whole = reader.only_keys(&item, "an item of `outputClaimToHeaders`", OUTPUT_CLAIM);
         let mut text = |key: &str| {
             let value = reader.field(&item, key, Reader::string);
             value.unwrap_or_default()
@@ -325,7 +328,7 @@ fn output_claims(reader: &mut Reader<'_>, node: &Node<'_>) -> Vec<ClaimToHeader>
         let (header, claim) = (text("header"), text("claim"));
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
         let empty = |key: &str| item.get(key).is_none_or(|n| n.value.as_str() == Some(""));
-        if whole && known.into_iter().any(empty) {
+        if whole && OUTPUT_CLAIM.iter().copied().any(empty) {
             reader.error(
                 Code::OutputClaim,
                 &item,

@@ -10,9 +10,9 @@ use crate::{
     },
 };
 
-const FROM_MAX: usize = 512;
+pub(super) const FROM_MAX: usize = 512;
 
-const SOURCE: &[&str] = &[
+pub(super) const SOURCE: &[&str] = &[
     "principals",
     "notPrincipals",
     "requestPrincipals",
@@ -29,7 +29,7 @@ const SOURCE: &[&str] = &[
     "notRemoteIpBlocks",
 ];
 
-const OPERATION: &[&str] = &[
+pub(super) const OPERATION: &[&str] = &[
     "hosts",
     "notHosts",
     "ports",
@@ -40,9 +40,13 @@ const OPERATION: &[&str] = &[
     "notPaths",
 ];
 
+pub(super) const RULE: &[&str] = &["from", "to", "when"];
+
+pub(super) const CONDITION: &[&str] = &["key", "values", "notValues"];
+
 pub fn rule(reader: &mut Reader<'_>, node: &Node<'_>, action: &Action) -> Option<Rule> {
     reader.map(node)?;
-    reader.only_keys(node, "a rule", &["from", "to", "when"]);
+    reader.only_keys(node, "a rule", RULE);
     let from = parts(reader, node, "from", "source", SOURCE, |reader, part| {
         source(reader, part, action)
     });
@@ -249,7 +253,7 @@ fn values(
 
 fn condition(reader: &mut Reader<'_>, node: &Node<'_>, action: &Action) -> Option<Condition> {
     reader.map(node)?;
-    let whole = reader.only_keys(node, "a condition", &["key", "values", "notValues"]);
+    let whole = reader.only_keys(node, "a condition", CONDITION);
     let key = reader
         .field(node, "key", Reader::string)
         .unwrap_or_default();

@@ -170,28 +170,31 @@ fn is_path_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~%!$&'()+,;=:@".contains(&byte)
 }
 
+/// Attributes that a condition may compare, beside those in brackets, and how their values are
+/// checked.
+pub const CONDITION_KEYS: &[(&str, Check)] = &[
+    ("source.ip", ip_block),
+    ("remote.ip", ip_block),
+    ("source.namespace", any),
+    ("source.principal", any),
+    ("source.serviceAccount", service_account),
+    ("source.trustDomain", trust_domain),
+    ("request.auth.principal", any),
+    ("request.auth.audiences", any),
+    ("request.auth.presenter", any),
+    ("destination.ip", ip_block),
+    ("destination.port", port),
+    ("connection.sni", any),
+];
+
 /// Checks the key of a condition and gives the check for its values.
 pub fn condition_key(reader: &mut Reader<'_>, node: &Node<'_>, key: &str) -> Check {
-    const PLAIN: &[(&str, Check)] = &[
-        ("source.ip", ip_block),
-        ("remote.ip", ip_block),
-        ("source.namespace", any),
-        ("source.principal", any),
-        ("source.serviceAccount", service_account),
-        ("source.trustDomain", trust_domain),
-        ("request.auth.principal", any),
-        ("request.auth.audiences", any),
-        ("request.auth.presenter", any),
-        ("destination.ip", ip_block),
-        ("destination.port", port),
-        ("connection.sni", any),
-    ];
     const BRACKETED: [&str; 3] = [
         "request.headers",
         "request.auth.claims",
         "experimental.envoy.filters.",
     ];
-    if let Some((_, check)) = PLAIN.iter().find(|(plain, _)| *plain == key) {
+    if let Some((_, check)) = CONDITION_KEYS.iter().find(|(plain, _)| *plain == key) {
         return *check;
     }
     if let Some(prefix) = BRACKETED.iter().find(|prefix| key.starts_with(**prefix)) {
@@ -205,7 +208,10 @@ pub fn condition_key(reader: &mut Reader<'_>, node: &Node<'_>, key: &str) -> Che
         "destination.name" | "destination.user" => "use the policy's `selector`".into(),
         _ if key.starts_with("destination.labels") => "use the policy's `selector`".into(),
         _ => {
-            let known = PLAIN.iter().map(|(plain, _)| *plain).chain(BRACKETED);
+            let known = CONDITION_KEYS
+                .iter()
+                .map(|(plain, _)| *plain)
+                .chain(BRACKETED);
             match nearest(key, known) {
                 Some(near) if BRACKETED.contains(&near) => {
                     let dot = near.trim_end_matches('.');

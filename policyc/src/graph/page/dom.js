@@ -18,7 +18,7 @@ function fill(node, attributes, children) {
     else if (key === "css") for (const [property, setting] of Object.entries(value)) node.style.setProperty(property, setting);
     else node.setAttribute(key, value === true ? "" : value);
   }
-  for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child);
+  for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) node.append(child);
 }
 
 const byId = (id) => document.getElementById(id);

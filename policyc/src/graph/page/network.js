@@ -73,10 +73,14 @@ function networkView(host) {
   }
 
   function ring(nodes, links) {
-    const wide = Math.max(760, canvas.clientWidth - 24), high = Math.max(520, canvas.clientHeight - 64);
-    const cx = wide / 2, cy = high / 2, rx = wide / 2 - 170, ry = high / 2 - 44;
     const groups = [...new Set(nodes.map((n) => n.group))];
     const slots = nodes.length + (groups.length > 1 ? groups.length : 0);
+    // Many names stand like rays, and the ring grows until they are apart.
+    const rays = slots > 44, radius = (slots * 15) / (2 * Math.PI);
+    const wide = Math.max(760, canvas.clientWidth - 48, rays ? 2 * radius + 400 : 0);
+    const high = Math.max(520, canvas.clientHeight - 72, rays ? 2 * radius + 400 : 0);
+    const cx = wide / 2, cy = high / 2;
+    const rx = rays ? Math.min(wide, high) / 2 - 190 : wide / 2 - 170, ry = rays ? rx : high / 2 - 44;
     let slot = 0, previous = null;
     for (const node of nodes) {
       if (groups.length > 1 && node.group !== previous) slot++;
@@ -89,11 +93,14 @@ function networkView(host) {
     const most = Math.max(...links.map((l) => l.count), 1);
     for (const link of links) {
       if (link.from === link.to) continue;
-      const path = `M${link.from.x} ${link.from.y} Q${cx} ${cy} ${link.to.x} ${link.to.y}`;
+      // The nearer the ends, the flatter the bow.
+      const mx = (link.from.x + link.to.x) / 2, my = (link.from.y + link.to.y) / 2;
+      const bow = 0.25 + 0.75 * Math.min(1, Math.hypot(link.from.x - link.to.x, link.from.y - link.to.y) / (2 * ry));
+      const path = `M${link.from.x} ${link.from.y} Q${mx + (cx - mx) * bow} ${my + (cy - my) * bow} ${link.to.x} ${link.to.y}`;
       const word = reachWord(link) || "denied";
       drawing.append(svg("path", { d: path, class: `link ${word} ${link.change || ""}`, "stroke-width": 1.2 + 2.5 * Math.sqrt(link.count / most), "data-from": nodes.indexOf(link.from), "data-to": nodes.indexOf(link.to), "marker-end": `url${"(#"}arrow-${word})` }));
     }
-    nodes.forEach((node, index) => drawing.append(dot(node, index, node.x < cx - 1 ? "end" : "start", drawing)));
+    nodes.forEach((node, index) => drawing.append(dot(node, index, node.x < cx - 1 ? "end" : "start", drawing, rays)));
     return drawing;
   }
 
@@ -102,7 +109,7 @@ function networkView(host) {
       svg("marker", { id: `arrow-${word}`, class: `arrow ${word}`, viewBox: "0 0 10 10", refX: 14, refY: 5, markerWidth: 9, markerHeight: 9, markerUnits: "userSpaceOnUse", orient: "auto" }, svg("path", { d: "M0 0L10 5L0 10z" }))));
   }
 
-  function dot(node, index, anchor, drawing) {
+  function dot(node, index, anchor, drawing, rays) {
     const far = anchor === "end" ? -11 : 11;
     const text = node.members.length > 1 ? `${node.name} (${node.members.length})` : node.name;
     const light = (on) => () => {
@@ -116,7 +123,7 @@ function networkView(host) {
       onkeydown: (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); open(); } else step(event); },
       onmouseenter: light(true), onmouseleave: light(false), onfocus: light(true), onblur: light(false),
     }, svg("circle", { cx: node.x, cy: node.y, r: 6 }),
-      svg("text", { x: node.x + far, y: node.y + 4, "text-anchor": anchor }, text, node.group ? svg("tspan", { class: "namespace", dx: 6 }, node.group) : null));
+      svg("text", { x: node.x + far, y: node.y + 4, "text-anchor": anchor, transform: rays ? `rotate(${(node.angle * 180) / Math.PI + (anchor === "end" ? 180 : 0)} ${node.x} ${node.y})` : null }, text, node.group ? svg("tspan", { class: "namespace", dx: 6 }, node.group) : null));
   }
 
   // Arrow keys go from node to node.

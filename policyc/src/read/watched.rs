@@ -1,0 +1,244 @@
+//! Manifests that are kept in memory, file by file, so that after a change only what changed is read
+//! again. What [`Watched::load`] gives is what [`load`](super::load) would give at that moment.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use super::{
+    Input, Loaded,
+    input::{self, Found, Text},
+    loader::Loader,
+    objects::Object,
+    sources::Sources,
+};
+use crate::diagnostic::{At, Diagnostic};
+
+/// A file whose last change is so near to when it was read may have changed after it without a sign:
+/// clocks of file systems tick this seldom at most.
+const TICK: Duration = Duration::from_secs(2);
+
+/// Inputs that are read again as they change.
+#[derive(Debug)]
+pub struct Watched {
+    inputs: Vec<Input>,
+    mesh: Option<PathBuf>,
+    /// Every file that was read, as it was then.
+    files: BTreeMap<PathBuf, File>,
+    /// What is read now, in order.
+    order: Vec<Found>,
+    mesh_text: Option<(Text, Sign)>,
+}
+
+#[derive(Debug)]
+struct File {
+    sign: Sign,
+    part: Part,
+}
+
+/// What tells that a file has changed without reading it. `None`: it was not there.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Sign {
+    metadata: Option<Metadata>,
+    /// It may change once more without a sign.
+    fresh: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Metadata {
+    bytes: u64,
+    modified: Option<SystemTime>,
+    /// Inode, and when anything about it changed; 0 where there is no such thing.
+    inode: (u64, i64, i64),
+}
+
+/// What one file came to by itself: objects and diagnostics by the number of their document in it.
+struct Part {
+    sources: Sources,
+    objects: Vec<(At, Object)>,
+    found: Vec<Diagnostic>,
+    skipped: BTreeMap<String, u32>,
+}
+
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Part({} objects)", self.objects.len())
+    }
+}
+
+impl Watched {
+    /// Nothing is read yet. Standard input has only one state, and is refused.
+    pub fn new(inputs: Vec<Input>, mesh: Option<PathBuf>) -> Option<Self> {
+        let paths = inputs.iter().all(|input| matches!(input, Input::Path(_)));
+        paths.then(|| Self {
+            inputs,
+            mesh,
+            files: BTreeMap::new(),
+            order: Vec::new(),
+            mesh_text: None,
+        })
+    }
+
+    /// Files and folders to be told about changes of.
+    pub fn roots(&self) -> Vec<&Path> {
+        let inputs = self.inputs.iter().filter_map(|input| match input {
+            Input::Path(path) => Some(path.as_path()),
+            Input::Stdin | Input::StdinAs(_) => None,
+        });
+        inputs.chain(self.mesh.as_deref()).collect()
+    }
+
+    /// Reads what has changed since the last time, and whatever of `told` is read at all. Says
+    /// whether anything did.
+    pub fn refresh(&mut self, told: &BTreeSet<PathBuf>) -> bool {
+        let order = input::find(&self.inputs);
+        let mut changed = order != self.order;
+        self.order = order;
+        let mut files = BTreeMap::new();
+        for path in self.order.iter().filter_map(|found| match found {
+            Found::File(path) => Some(path),
+            Found::Stdin(_) | Found::Unreadable(..) => None,
+        }) {
+            let known = self.files.remove(path);
+            let sign = Sign::of(path);
+            let same = |file: &File| file.sign.still(&sign) && !told.contains(path);
+            let file = match known {
+                Some(file) if same(&file) => file,
+                known => {
+                    let part = Part::read(input::file_text(path));
+                    changed |= known.is_none_or(|known| !known.part.same_text(&part));
+                    File { sign, part }
+                }
+            };
+            files.insert(path.clone(), file);
+        }
+        self.files = files;
+        changed | self.refresh_mesh(told)
+    }
+
+    fn refresh_mesh(&mut self, told: &BTreeSet<PathBuf>) -> bool {
+        let Some(path) = &self.mesh else {
+            return false;
+        };
+        let sign = Sign::of(path);
+        let same = |(_, known): &(Text, Sign)| known.still(&sign) && !told.contains(path);
+        if self.mesh_text.as_ref().is_some_and(same) {
+            return false;
+        }
+        let text = input::file_text(path);
+        let before = self
+            .mesh_text
+            .as_ref()
+            .map(|(text, _)| format!("{:?}", text.content));
+        let changed = before.is_none_or(|before| before != format!("{:?}", text.content));
+        self.mesh_text = Some((text, sign));
+        changed
+    }
+
+    /// The cluster as it was last read, and everything that was wrong.
+    pub fn load(&self) -> (Loaded, Vec<Diagnostic>) {
+        let mut loader = Loader::default();
+        for found in &self.order {
+            match found {
+                Found::File(path) => {
+                    if let Some(file) = self.files.get(path) {
+                        loader.part(&file.part);
+                    }
+                }
+                Found::Unreadable(path, reason) => {
+                    loader.part(&Part::read(input::unreadable(path, reason.clone())));
+                }
+                Found::Stdin(_) => {}
+            }
+        }
+        if let Some((text, _)) = &self.mesh_text {
+            loader.mesh(text.clone());
+        }
+        loader.finish()
+    }
+}
+
+impl Sign {
+    fn of(path: &Path) -> Self {
+        let metadata = fs::metadata(path).ok().map(|found| Metadata {
+            bytes: found.len(),
+            modified: found.modified().ok(),
+            inode: inode(&found),
+        });
+        let fresh = metadata.as_ref().is_none_or(Metadata::is_fresh);
+        Self { metadata, fresh }
+    }
+
+    /// Whether what was read under this sign is still what is there.
+    fn still(&self, now: &Self) -> bool {
+        !self.fresh && self.metadata == now.metadata
+    }
+}
+
+impl Metadata {
+    fn is_fresh(&self) -> bool {
+        let seconds = u64::try_from(self.inode.1).ok().map(Duration::from_secs);
+        let changed = seconds.and_then(|seconds| SystemTime::UNIX_EPOCH.checked_add(seconds));
+        let now = SystemTime::now();
+        // What lies in the future is not known to be over.
+        let over = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age > TICK);
+        !(self.modified.is_some_and(over) && changed.is_some_and(over))
+    }
+}
+
+#[cfg(unix)]
+fn inode(metadata: &fs::Metadata) -> (u64, i64, i64) {
+    use std::os::unix::fs::MetadataExt;
+    (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
+}
+
+#[cfg(not(unix))]
+fn inode(_: &fs::Metadata) -> (u64, i64, i64) {
+    (0, 0, 0)
+}
+
+impl Part {
+    fn read(text: Text) -> Self {
+        let mut loader = Loader::default();
+        loader.manifests(text);
+        loader.flush();
+        Self {
+            sources: loader.loaded.sources,
+            objects: loader.objects,
+            found: loader.found,
+            skipped: loader.loaded.cluster.skipped,
+        }
+    }
+
+    /// Nothing else decides what a file comes to; what could not be read is always new.
+    fn same_text(&self, other: &Self) -> bool {
+        let text = |part: &Self| part.sources.text(0).to_owned();
+        self.found.is_empty() && other.found.is_empty() && text(self) == text(other)
+    }
+}
+
+impl Loader<'_> {
+    /// Takes what a file came to, as if it were read here and now.
+    fn part(&mut self, part: &Part) {
+        let by = u32::try_from(self.loaded.sources.len()).unwrap_or(u32::MAX);
+        let later = |at: &At| {
+            let mut at = at.clone();
+            at.document.0 += by;
+            at
+        };
+        self.loaded.sources.append(&part.sources);
+        let objects = part.objects.iter();
+        self.objects
+            .extend(objects.map(|(at, object)| (later(at), object.clone().later(by))));
+        self.found.extend(part.found.iter().map(|found| Diagnostic {
+            at: later(&found.at),
+            ..found.clone()
+        }));
+        for (kind, count) in &part.skipped {
+            *self.loaded.cluster.skipped.entry(kind.clone()).or_default() += count;
+        }
+    }
+}

@@ -101,6 +101,16 @@ fn make(folder: &Path, edit: &Edit) {
     }
 }
 
+/// What a watcher would tell of an edit.
+fn touched(folder: &Path, edit: &Edit) -> BTreeSet<PathBuf> {
+    let files = match edit {
+        Edit::Write(file, _) | Edit::Remove(file) => vec![*file],
+        Edit::Replace(file, _) => vec!["saved", file],
+        Edit::Rename(from, to) => vec![*from, *to],
+    };
+    files.into_iter().map(|file| folder.join(file)).collect()
+}
+
 /// Everything that a user gets to see, and the cluster.
 fn outcome((loaded, mut found): (Loaded, Vec<Diagnostic>)) -> (String, String) {
     if !diagnostic::any_error(&found) {
@@ -131,7 +141,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
     #[test]
-    fn after_any_edits_the_outcome_is_that_of_a_fresh_check(edits in edits(), mesh in any::<bool>()) {
+    fn after_any_edits_the_outcome_is_that_of_a_fresh_check(
+        edits in edits(),
+        mesh in any::<bool>(),
+        // Whether somebody tells of the changed files, or they must be found.
+        told in any::<bool>(),
+    ) {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("sub")).unwrap();
         fs::write(folder.path().join("a.yaml"), &texts()[1]).unwrap();
@@ -147,7 +162,11 @@ proptest! {
         watched.refresh(&BTreeSet::new());
         for edit in &edits {
             make(folder.path(), edit);
-            watched.refresh(&BTreeSet::new());
+            let paths = match told {
+                true => touched(folder.path(), edit),
+                false => BTreeSet::new(),
+            };
+            watched.refresh(&paths);
             let fresh = outcome(read::load(&inputs, mesh.as_deref()));
             prop_assert_eq!(outcome(watched.load()), fresh, "after {:?}", edit);
         }
@@ -164,6 +183,8 @@ fn what_did_not_change_is_not_read_again() {
     assert!(watched.refresh(&nobody), "the first time all is new");
     assert!(!watched.refresh(&nobody), "nothing happened");
     fs::write(&file, &texts()[3]).unwrap();
+    let other = BTreeSet::from([folder.path().join("b.txt")]);
+    assert!(!watched.refresh(&other), "what is told of is another file");
     assert!(watched.refresh(&BTreeSet::from([file])), "it was told of");
     assert!(!watched.refresh(&nobody), "and it is known");
 }

@@ -103,8 +103,8 @@ pub fn find(inputs: &[Input]) -> Vec<Found> {
                     Err((path, reason)) => found.push(Found::Unreadable(path, reason)),
                 }
                 let mut folders = Folders::default();
-                for file in files {
-                    if seen.insert(folders.identity(&file)) {
+                for (file, link) in files {
+                    if seen.insert(folders.identity(&file, link)) {
                         found.push(Found::File(file));
                     }
                 }
@@ -121,11 +121,9 @@ struct Folders {
 }
 
 impl Folders {
-    fn identity(&mut self, file: &Path) -> PathBuf {
-        let plain = fs::symlink_metadata(file).is_ok_and(|found| !found.is_symlink());
-        let parts = file.parent().zip(file.file_name()).filter(|_| plain);
-        let Some((folder, name)) = parts.filter(|(folder, _)| !folder.as_os_str().is_empty())
-        else {
+    fn identity(&mut self, file: &Path, link: bool) -> PathBuf {
+        let parts = file.parent().zip(file.file_name()).filter(|_| !link);
+        let Some((folder, name)) = parts else {
             return fs::canonicalize(file).unwrap_or_else(|_| file.to_path_buf());
         };
         if self.last.as_ref().is_none_or(|(known, _)| known != folder) {
@@ -171,10 +169,16 @@ pub(super) fn unreadable(path: &Path, reason: String) -> Text {
     }
 }
 
-fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), (PathBuf, String)> {
+/// Files with whether they are links.
+fn collect(
+    path: &Path,
+    depth: usize,
+    files: &mut Vec<(PathBuf, bool)>,
+) -> Result<(), (PathBuf, String)> {
     let failed = |error: io::Error| (path.to_path_buf(), error.to_string());
     if !fs::metadata(path).map_err(failed)?.is_dir() {
-        files.push(path.to_path_buf());
+        // What was named itself may be anything.
+        files.push((path.to_path_buf(), true));
         return Ok(());
     }
     if depth > FOLDER_DEPTH_MAX {
@@ -196,7 +200,7 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), (P
         if kind.is_dir() {
             collect(&path, depth + 1, files)?;
         } else if has_manifest_name(&path) {
-            files.push(path);
+            files.push((path, kind.is_symlink()));
         }
     }
     Ok(())

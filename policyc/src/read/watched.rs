@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    env, fs,
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -26,7 +26,9 @@ const TICK: Duration = Duration::from_secs(2);
 pub struct Watched {
     inputs: Vec<Input>,
     mesh: Option<PathBuf>,
-    /// Every file that was read, as it was then.
+    /// Where relative paths begin.
+    here: PathBuf,
+    /// Every file that was read, as it was then, by its path from the root.
     files: BTreeMap<PathBuf, File>,
     /// What is read now, in order.
     order: Vec<Found>,
@@ -35,6 +37,8 @@ pub struct Watched {
 
 #[derive(Debug)]
 struct File {
+    /// As the inputs lead to it.
+    given: PathBuf,
     sign: Sign,
     part: Part,
 }
@@ -76,6 +80,7 @@ impl Watched {
         paths.then(|| Self {
             inputs,
             mesh,
+            here: env::current_dir().unwrap_or_default(),
             files: BTreeMap::new(),
             order: Vec::new(),
             mesh_text: None,
@@ -91,32 +96,77 @@ impl Watched {
         inputs.chain(self.mesh.as_deref()).collect()
     }
 
-    /// Reads what has changed since the last time, and whatever of `told` is read at all. Says
-    /// whether anything did.
+    /// Reads what has changed since the last time, and says whether anything did. `told`: the paths
+    /// that something was heard of, and no others need be looked at; empty: everything is.
     pub fn refresh(&mut self, told: &BTreeSet<PathBuf>) -> bool {
+        let told: BTreeSet<PathBuf> = told.iter().map(|path| absolute(&self.here, path)).collect();
+        let mesh = self.refresh_mesh(&told);
+        if told.is_empty() || !told.iter().all(|path| self.is_content(path)) {
+            return self.refresh_all(&told) | mesh;
+        }
+        let mut changed = false;
+        for path in told {
+            if let Some(file) = self.files.get_mut(&path) {
+                changed |= file.read();
+            }
+        }
+        changed | mesh
+    }
+
+    /// Whether a change of this path leaves it as it is which files are read.
+    fn is_content(&self, path: &Path) -> bool {
+        let found = fs::symlink_metadata(path);
+        if self.files.contains_key(path) {
+            return found.is_ok_and(|found| found.is_file());
+        }
+        let mesh = self
+            .mesh
+            .as_ref()
+            .is_some_and(|mesh| absolute(&self.here, mesh) == path);
+        // What is gone may have been a folder, or the way to one.
+        let mut behind = self.files.range(path.to_path_buf()..);
+        let inside = behind
+            .next()
+            .is_some_and(|(file, _)| file.starts_with(path));
+        let root = self
+            .roots()
+            .iter()
+            .any(|root| absolute(&self.here, root) == path);
+        let plain = match found {
+            Ok(found) => found.is_file(),
+            Err(_) => !inside,
+        };
+        mesh || plain && !inside && !root && !input::has_manifest_name(path)
+    }
+
+    fn refresh_all(&mut self, told: &BTreeSet<PathBuf>) -> bool {
         let order = input::find(&self.inputs);
         let mut changed = order != self.order;
         self.order = order;
         let mut files = BTreeMap::new();
-        for path in self.order.iter().filter_map(|found| match found {
+        for given in self.order.iter().filter_map(|found| match found {
             Found::File(path) => Some(path),
             Found::Stdin(_) | Found::Unreadable(..) => None,
         }) {
-            let known = self.files.remove(path);
-            let sign = Sign::of(path);
-            let same = |file: &File| file.sign.still(&sign) && !told.contains(path);
-            let file = match known {
-                Some(file) if same(&file) => file,
-                known => {
-                    let part = Part::read(input::file_text(path));
-                    changed |= known.is_none_or(|known| !known.part.same_text(&part));
-                    File { sign, part }
+            let path = absolute(&self.here, given);
+            let file = match self.files.remove(&path) {
+                Some(mut file) => {
+                    if told.contains(&path) || !file.sign.still(&Sign::of(given)) {
+                        changed |= file.read();
+                    }
+                    // It may be reached by another way than before.
+                    file.given.clone_from(given);
+                    file
+                }
+                None => {
+                    changed = true;
+                    File::new(given.clone())
                 }
             };
-            files.insert(path.clone(), file);
+            files.insert(path, file);
         }
         self.files = files;
-        changed | self.refresh_mesh(told)
+        changed
     }
 
     fn refresh_mesh(&mut self, told: &BTreeSet<PathBuf>) -> bool {
@@ -124,7 +174,8 @@ impl Watched {
             return false;
         };
         let sign = Sign::of(path);
-        let same = |(_, known): &(Text, Sign)| known.still(&sign) && !told.contains(path);
+        let told = told.contains(&absolute(&self.here, path));
+        let same = |(_, known): &(Text, Sign)| known.still(&sign) && !told;
         if self.mesh_text.as_ref().is_some_and(same) {
             return false;
         }
@@ -144,7 +195,7 @@ impl Watched {
         for found in &self.order {
             match found {
                 Found::File(path) => {
-                    if let Some(file) = self.files.get(path) {
+                    if let Some(file) = self.files.get(&absolute(&self.here, path)) {
                         loader.part(&file.part);
                     }
                 }
@@ -159,6 +210,28 @@ impl Watched {
         }
         loader.finish()
     }
+}
+
+impl File {
+    fn new(given: PathBuf) -> Self {
+        // The sign first: what changes after it is seen the next time.
+        let sign = Sign::of(&given);
+        let part = Part::read(input::file_text(&given));
+        Self { given, sign, part }
+    }
+
+    /// Reads it again, and says whether it holds something else than before.
+    fn read(&mut self) -> bool {
+        let now = Self::new(self.given.clone());
+        let changed = !now.part.same_text(&self.part);
+        *self = now;
+        changed
+    }
+}
+
+/// A path from the root, without a `.` on the way.
+fn absolute(here: &Path, path: &Path) -> PathBuf {
+    here.join(path).components().collect()
 }
 
 impl Sign {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    env,
     io::{Write, stdout},
     path::{Path, PathBuf},
     sync::mpsc::{Receiver, RecvTimeoutError, channel},
@@ -83,20 +82,14 @@ fn listen(watched: &Watched) -> anyhow::Result<(Receiver<Event>, notify::Recomme
     let end = send.clone();
     // The channel is closed only when nobody listens any more.
     ctrlc::set_handler(move || drop(end.send(Event::End))).context("cannot hear Ctrl-C")?;
-    let here = env::current_dir().unwrap_or_default();
     let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
         let paths = match event {
             // Reading is no change.
             Ok(event) if event.kind.is_access() => return,
-            Ok(event) => event.paths,
+            Ok(event) => event.paths.into_iter().collect(),
             // Something was missed: everything is looked at again.
-            Err(_) => Vec::new(),
+            Err(_) => BTreeSet::new(),
         };
-        let as_given = |path: PathBuf| match path.strip_prefix(&here) {
-            Ok(relative) => [relative.to_path_buf(), path],
-            Err(_) => [path.clone(), path],
-        };
-        let paths = paths.into_iter().flat_map(as_given).collect();
         drop(send.send(Event::Changed(paths)));
     })
     .context("cannot watch files")?;
@@ -136,6 +129,8 @@ fn next(events: &Receiver<Event>) -> Event {
     let start = Instant::now();
     while start.elapsed() < QUIET_MAX {
         match events.recv_timeout(QUIET) {
+            // To be told of nothing in particular is to be told of everything.
+            Ok(Event::Changed(more)) if more.is_empty() || told.is_empty() => told.clear(),
             Ok(Event::Changed(more)) => told.extend(more),
             Ok(Event::End) | Err(RecvTimeoutError::Disconnected) => return Event::End,
             Err(RecvTimeoutError::Timeout) => break,

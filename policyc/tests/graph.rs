@@ -52,7 +52,10 @@ fn request(from: &Party, to: &Party, port: u16) -> Option<Request> {
         id: String::new(),
         src,
         src_ip,
-        src_trust_domain: None,
+        src_trust_domain: from
+            .name
+            .split_once(" of ")
+            .map(|(_, domain)| domain.into()),
         dst: name(to),
         port,
         protocol: Wire::Tcp,
@@ -64,6 +67,15 @@ fn request(from: &Party, to: &Party, port: u16) -> Option<Request> {
         ])),
         expect: None,
     })
+}
+
+/// Whether the first address of a block is in another one that is narrower.
+fn inside(block: &Party, other: &Party) -> bool {
+    let net = |party: &Party| party.name.parse::<ipnet::IpNet>().ok();
+    let (Some(block), Some(other)) = (net(block), net(other)) else {
+        return false;
+    };
+    block != other && other.contains(&block.network()) && block.contains(&other)
 }
 
 #[test]
@@ -91,6 +103,10 @@ fn every_cell_is_what_the_table_says() {
             for from in &reach.parties {
                 // Two families are asked about by address, which a name cannot tell.
                 if from.family == Some(Family::V6) || to.family == Some(Family::V6) {
+                    continue;
+                }
+                // The first address of a block may be in a narrower one.
+                if reach.parties.iter().any(|other| inside(from, other)) {
                     continue;
                 }
                 for port in &ports {
@@ -161,11 +177,11 @@ fn pods_are_found_by_the_workload_that_made_them() {
     let text = [
         deployment("web", "{app: web}"),
         deployment("canary", "{app: web, track: canary}"),
-        pod("web-1", "{app: web, pod-template-hash: x}", "10.0.0.1"),
-        pod("web-2", "{app: web, pod-template-hash: x}", "10.0.0.2"),
+        pod("web-1", "{app: web, pod-template-hash: abc}", "10.0.0.1"),
+        pod("web-2", "{app: web, pod-template-hash: abc}", "10.0.0.2"),
         pod(
             "web-3",
-            "{app: web, track: canary, pod-template-hash: y}",
+            "{app: web, track: canary, pod-template-hash: abd}",
             "10.0.0.3",
         ),
         pod("alone", "{app: other}", "10.0.0.4"),

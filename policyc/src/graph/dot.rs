@@ -190,9 +190,11 @@ fn changed(text: &mut String, difference: &Difference) {
         Change::Closed => ("closed", "#9a6700"),
         Change::Reworded => ("other rules for requests", "#0969da"),
     };
-    let ports: Vec<String> = difference
-        .ports
-        .iter()
+    let mut ports = difference.ports.clone();
+    // What is named comes first.
+    ports.sort_by_key(|port| (port.is_none(), *port));
+    let ports: Vec<String> = ports
+        .into_iter()
         .map(|port| port.map_or("every other port".into(), |port| port.to_string()))
         .collect();
     let label = quoted(&format!("{word}: {}", ports.join(", ")));

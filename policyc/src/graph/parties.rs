@@ -371,7 +371,9 @@ fn outside(classes: &mut Classes<'_>) -> Result<Vec<Draft>, LinkError> {
     let mut found: Vec<(u16, Option<ipnet::IpNet>)> = Vec::new();
     let mut seen = BTreeSet::new();
     for v6 in [false, true] {
-        let pieces = classes.blocks().pieces_of(v6).to_vec();
+        let mut pieces = classes.blocks().pieces_of(v6).to_vec();
+        // A block that reaches to the last address is followed by a piece without any.
+        pieces.retain(|piece| v6 || piece.start <= u128::from(u32::MAX));
         for piece in pieces {
             let class = classes.anonymous(piece)?;
             if seen.insert(class) {

@@ -235,15 +235,25 @@ impl Tab<'_> {
             one if one.chars().count() == 1 => one,
             _ => "",
         };
-        let mut down = json!({"type": "keyDown", "key": key});
+        // What the browser itself does on a key goes by its number.
+        let number = match key {
+            "Enter" => 13,
+            "Escape" => 27,
+            "End" => 35,
+            "Home" => 36,
+            "ArrowLeft" => 37,
+            "ArrowUp" => 38,
+            "ArrowRight" => 39,
+            "ArrowDown" => 40,
+            _ => 0,
+        };
+        let mut down = json!({"type": "keyDown", "key": key, "windowsVirtualKeyCode": number});
         if !text.is_empty() {
             down["text"] = text.into();
         }
         self.call("Input.dispatchKeyEvent", down);
-        self.call(
-            "Input.dispatchKeyEvent",
-            json!({"type": "keyUp", "key": key}),
-        );
+        let up = json!({"type": "keyUp", "key": key, "windowsVirtualKeyCode": number});
+        self.call("Input.dispatchKeyEvent", up);
     }
 
     pub fn write(&mut self, text: &str) {

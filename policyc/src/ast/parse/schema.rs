@@ -295,7 +295,11 @@ fn jwt_field(key: &str) -> Value {
         }),
         "outputPayloadToHeader" => json!({"type": "string"}),
         "timeout" => json!({"type": "string"}),
-        "forwardOriginalToken" => json!({"type": "boolean"}),
+        // kubectl reads these words as booleans, and the YAML that editors speak as strings.
+        "forwardOriginalToken" => json!({"anyOf": [
+            {"type": "boolean"},
+            {"type": "string", "pattern": "^(y|Y|yes|Yes|YES|n|N|no|No|NO|on|On|ON|off|Off|OFF)$"},
+        ]}),
         "fromHeaders" => json!({"type": "array", "items": closed(
             request_authentication::FROM_HEADER, &["name"], |key| match key {
                 "name" => json!({"type": "string", "minLength": 1}),

@@ -73,11 +73,12 @@ function visible() {
     }
     return [...groups.values()].map((members) => ({ party: members[0], members, found: false }));
   };
-  const old = (party) => { const b = before(party); return b ? `${b.class},${b.scope},${b.portList}` : ""; };
+  const oldClass = (party) => { const old = before(party); return old && old.class; };
+  const oldScope = (party) => { const old = before(party); return old && `${old.scope},${old.portList}`; };
   const rows = group(now.parties.filter(inNamespace),
-    (p) => `${p.namespace},${p.kind === "identity"},${p.class},${p.family},${old(p)}`);
+    (p) => `${p.namespace},${p.kind === "identity"},${p.class},${p.family},${oldClass(p)}`);
   const columns = group(now.parties.filter((p) => p.scope !== NOT_ENFORCED && inNamespace(p)),
-    (p) => `${p.namespace},${p.scope},${p.portList},${p.family},${old(p)}`);
+    (p) => `${p.namespace},${p.scope},${p.portList},${p.family},${oldScope(p)}`);
   const query = state.query.trim().toLowerCase();
   if (!query) return narrow(rows, columns);
   if (query.includes(">")) {

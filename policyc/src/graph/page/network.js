@@ -89,7 +89,7 @@ function networkView(host) {
       node.x = cx + rx * Math.cos(node.angle);
       node.y = cy + ry * Math.sin(node.angle);
     }
-    const drawing = svg("svg", { viewBox: `0 0 ${wide} ${high}`, width: wide, height: high, role: "group", "aria-label": "Graph of what may be reached" }, markers());
+    const drawing = svg("svg", { viewBox: `0 0 ${wide} ${high}`, width: wide, height: high, role: "group", "aria-label": "Graph of what may be reached", class: links.length > 120 ? "many" : null }, markers());
     const most = Math.max(...links.map((l) => l.count), 1);
     for (const link of links) {
       if (link.from === link.to) continue;

@@ -63,10 +63,12 @@ function walkParts(from, to, port) {
   const parts = [el("h3", {}, `The walk${port === null ? "" : ` on port ${port}`}`),
     el("p", { class: "note" }, `${alike ? `${counted(alike, "other source is", "other sources are")} of the same class: no rule tells them apart. ` : "No other source is of its class. "}${scope.policies.length ? `${counted(scope.policies.length, "policy applies", "policies apply")} to the destination.` : "No policy applies to the destination: Istio lets everything through."}`)];
   if (scope.tokens && spoken[0] === "http") parts.push(el("p", { class: "note" }, "A RequestAuthentication applies: a token that does not verify is refused before the rules are asked."));
-  for (const meaning of spoken) {
-    const told = walk(now, from, to, port, meaning);
+  const walks = spoken.map((meaning) => ({ meaning, told: walk(now, from, to, port, meaning) }));
+  // Where it makes no difference what is spoken, it is told once.
+  const same = walks.every((one) => JSON.stringify(one.told) === JSON.stringify(walks[0].told));
+  for (const { meaning, told } of same ? walks.slice(0, 1) : walks) {
     if (!told.length) continue;
-    if (spoken.length > 1) parts.push(el("h4", {}, meaning === "http" ? "if HTTP is spoken" : "if anything else is spoken"));
+    if (!same) parts.push(el("h4", {}, meaning === "http" ? "if HTTP is spoken" : "if anything else is spoken"));
     parts.push(...told.map((one) => policyPart(one)));
   }
   const command = `policyc explain -f \u2026 --from ${reference(from)} --to ${reference(to)} --port ${port === null ? "PORT" : port}`;
@@ -78,7 +80,10 @@ function reference(party) {
   const quoted = (text) => (/^[\w.:/-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
   if (party.kind === "addresses") return quoted(party.name.split("/")[0]);
   if (party.kind === "elsewhere") return "ADDRESS";
-  if (party.kind === "identity") return quoted(`sa:${party.namespace}/${party.account}`);
+  if (party.kind === "identity") {
+    const domain = party.name.split(" of ")[1];
+    return quoted(`sa:${party.namespace}/${party.account}`) + (domain ? ` --src-trust-domain ${quoted(domain)}` : "");
+  }
   return quoted(`${party.namespace}/${party.members[0] || party.name}`);
 }
 

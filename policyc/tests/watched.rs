@@ -91,11 +91,13 @@ fn make(folder: &Path, edit: &Edit) {
     let texts = texts();
     // What is not there can be neither removed nor renamed, and that is no edit.
     match edit {
-        Edit::Write(file, text) => fs::write(folder.join(file), &texts[*text]).unwrap(),
+        Edit::Write(file, text) => {
+            fs::write(folder.join(file), &texts[*text]).expect("it can be done")
+        }
         Edit::Remove(file) => drop(fs::remove_file(folder.join(file))),
         Edit::Replace(file, text) => {
-            fs::write(folder.join("saved"), &texts[*text]).unwrap();
-            fs::rename(folder.join("saved"), folder.join(file)).unwrap();
+            fs::write(folder.join("saved"), &texts[*text]).expect("it can be done");
+            fs::rename(folder.join("saved"), folder.join(file)).expect("it can be done");
         }
         Edit::Rename(from, to) => drop(fs::rename(folder.join(from), folder.join(to))),
     }
@@ -114,7 +116,7 @@ fn touched(folder: &Path, edit: &Edit) -> BTreeSet<PathBuf> {
 /// Everything that a user gets to see, and the cluster.
 fn outcome((loaded, mut found): (Loaded, Vec<Diagnostic>)) -> (String, String) {
     if !diagnostic::any_error(&found) {
-        found.extend(lint::lint(&loaded, CatchAllDeny::DenyAll).unwrap());
+        found.extend(lint::lint(&loaded, CatchAllDeny::DenyAll).expect("it can be done"));
     }
     let c = &loaded.cluster;
     let names = format!(
@@ -147,18 +149,18 @@ proptest! {
         // Whether somebody tells of the changed files, or they must be found.
         told in any::<bool>(),
     ) {
-        let folder = tempfile::tempdir().unwrap();
-        fs::create_dir(folder.path().join("sub")).unwrap();
-        fs::write(folder.path().join("a.yaml"), &texts()[1]).unwrap();
+        let folder = tempfile::tempdir().expect("it can be done");
+        fs::create_dir(folder.path().join("sub")).expect("it can be done");
+        fs::write(folder.path().join("a.yaml"), &texts()[1]).expect("it can be done");
         let mesh_file = folder.path().join("mesh.conf");
-        fs::write(&mesh_file, "trustDomain: cluster.local\n").unwrap();
+        fs::write(&mesh_file, "trustDomain: cluster.local\n").expect("it can be done");
         let mesh = mesh.then_some(mesh_file);
         // The second input is a file of the first: it is read once.
         let inputs = vec![
             Input::Path(folder.path().into()),
             Input::Path(folder.path().join("sub/d.yaml")),
         ];
-        let mut watched = Watched::new(inputs.clone(), mesh.clone()).unwrap();
+        let mut watched = Watched::new(inputs.clone(), mesh.clone()).expect("it can be done");
         watched.refresh(&BTreeSet::new());
         for edit in &edits {
             make(folder.path(), edit);
@@ -175,14 +177,15 @@ proptest! {
 
 #[test]
 fn what_did_not_change_is_not_read_again() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tempfile::tempdir().expect("it can be done");
     let file = folder.path().join("a.yaml");
-    fs::write(&file, &texts()[1]).unwrap();
-    let mut watched = Watched::new(vec![Input::Path(folder.path().into())], None).unwrap();
+    fs::write(&file, &texts()[1]).expect("it can be done");
+    let mut watched =
+        Watched::new(vec![Input::Path(folder.path().into())], None).expect("it can be done");
     let nobody = BTreeSet::new();
     assert!(watched.refresh(&nobody), "the first time all is new");
     assert!(!watched.refresh(&nobody), "nothing happened");
-    fs::write(&file, &texts()[3]).unwrap();
+    fs::write(&file, &texts()[3]).expect("it can be done");
     let other = BTreeSet::from([folder.path().join("b.txt")]);
     assert!(!watched.refresh(&other), "what is told of is another file");
     assert!(watched.refresh(&BTreeSet::from([file])), "it was told of");

@@ -109,6 +109,9 @@ pub struct Difference {
     pub ports: Vec<Option<u16>>,
 }
 
+/// Scope and class of the old side and of the new one, and a port: what a change depends on.
+type Asked = (usize, u16, usize, u16, Option<u16>);
+
 /// Every difference between parties that both sides know by name, in the order of the new side.
 pub fn differences(old: &Reach<'_>, new: &Reach<'_>) -> Vec<Difference> {
     let before: HashMap<(&str, &str), &Party> = old
@@ -123,7 +126,7 @@ pub fn differences(old: &Reach<'_>, new: &Reach<'_>) -> Vec<Difference> {
             .copied()
             .or_else(|| old.around(&party.name).filter(|_| block))
     };
-    let mut memo: HashMap<(usize, u16, usize, u16, Option<u16>), Option<Change>> = HashMap::new();
+    let mut memo: HashMap<Asked, Option<Change>> = HashMap::new();
     let mut found = Vec::new();
     for (to_number, to) in new.parties.iter().enumerate() {
         let Some(old_to) = of_old(to) else { continue };

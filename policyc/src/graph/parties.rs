@@ -408,8 +408,8 @@ fn narrowest(blocks: &Blocks, start: u128, v6: bool) -> Option<ipnet::IpNet> {
         IpAddr::V4(Ipv4Addr::from(u32::try_from(start).unwrap_or(u32::MAX)))
     };
     // Shortest prefix first.
-    let holding = blocks.nets.iter().filter(|net| net.contains(&address));
-    holding.last().copied()
+    let mut narrowest = blocks.nets.iter().rev();
+    narrowest.find(|net| net.contains(&address)).copied()
 }
 
 fn source(

@@ -382,7 +382,7 @@ fn two_thousand_workloads_open_and_scroll() {
     // The focus is not lost when its cell is out of sight, and keys go on from there.
     tab.key("ArrowDown");
     assert!(
-        label(&mut tab).starts_with("shop-0/cache to shop-0/admin"),
+        label(&mut tab).starts_with("shop-0/cart to shop-0/admin"),
         "{}",
         label(&mut tab)
     );

@@ -59,6 +59,13 @@ pub struct Party {
     pub destination: Option<Destination>,
 }
 
+impl Party {
+    /// Whether no connection can be between the two, their addresses being of two families.
+    pub fn apart(&self, other: &Self) -> bool {
+        matches!((self.family, other.family), (Some(a), Some(b)) if a != b)
+    }
+}
+
 /// What a party is.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum PartyKind {
@@ -169,9 +176,7 @@ impl<'a> Reach<'a> {
     /// The cell between two parties; `None` where nothing is enforced, or where no connection can
     /// be, their addresses being of two families. `port`: `None` for any that is not listed.
     pub fn cell(&self, from: &Party, to: &Party, port: Option<u16>) -> Option<&CellData> {
-        if let (Some(a), Some(b)) = (from.family, to.family)
-            && a != b
-        {
+        if from.apart(to) {
             return None;
         }
         let scope = self.scopes.get(to.destination.as_ref()?.scope)?;

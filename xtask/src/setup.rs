@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(1800);
 /// # Errors
 /// What is missing, when it cannot be installed here.
 pub fn run() -> Result<()> {
-    let toolchain = ready()?;
+    let toolchain = ready_for_tests()?;
     println!("ready: {}", toolchain.name());
     Ok(())
 }
@@ -94,8 +94,7 @@ fn have(missing_now: fn() -> Vec<&'static Need>) -> Result<Toolchain> {
     if missing.is_empty() {
         return Ok(needs::toolchain());
     }
-    let root = rustix::process::geteuid().is_root();
-    if !root || paths::program("apt-get").is_none() {
+    if !can_install() {
         bail!("{}", advice(&missing));
     }
     install(&missing)?;
@@ -104,6 +103,29 @@ fn have(missing_now: fn() -> Vec<&'static Need>) -> Result<Toolchain> {
         return Ok(needs::toolchain());
     }
     bail!("installed, but not found afterwards\n{}", advice(&still))
+}
+
+/// As [`ready`], with a browser. Where that cannot be installed its tests say that they are skipped.
+///
+/// # Errors
+/// What else is missing, when it cannot be installed here.
+pub fn ready_for_tests() -> Result<Toolchain> {
+    let toolchain = ready()?;
+    let missing = needs::missing_for_browser();
+    if !missing.is_empty() && can_install() {
+        install(&missing)?;
+    }
+    for need in needs::missing_for_browser() {
+        println!(
+            "not there, and its tests are skipped: {}, {}",
+            need.what, need.why
+        );
+    }
+    Ok(toolchain)
+}
+
+fn can_install() -> bool {
+    rustix::process::geteuid().is_root() && paths::program("apt-get").is_some()
 }
 
 fn install(missing: &[&Need]) -> Result<()> {

@@ -34,7 +34,7 @@ struct Account {
 /// When something failed or, under `CI=true`, was skipped.
 pub fn run() -> Result<()> {
     let start = Instant::now();
-    let toolchain = setup::ready()?;
+    let toolchain = setup::ready_for_tests()?;
     say_conformance();
     let mut account = Account::default();
     account.step("format", cargo(&["fmt", "--all", "--check"]))?;

@@ -13,9 +13,9 @@ use crate::{
 /// How a verdict moved.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Change {
-    /// More is let through: a refusal was dropped.
+    /// More may be let through: a refusal was dropped, or what userspace judged passes as it is.
     Opened,
-    /// Less is let through.
+    /// Less may be let through.
     Closed,
     /// Userspace judges, by other rules than before.
     Reworded,
@@ -140,6 +140,9 @@ pub fn differences(old: &Reach<'_>, new: &Reach<'_>) -> Vec<Difference> {
             let Some(old_from) = of_old(from) else {
                 continue;
             };
+            if from.apart(to) || old_from.apart(old_to) {
+                continue;
+            }
             let mut by_change: BTreeMap<Change, Vec<Option<u16>>> = BTreeMap::new();
             for &port in &ports {
                 let key = (a.scope, old_from.class, b.scope, from.class, port);

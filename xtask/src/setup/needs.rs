@@ -38,6 +38,8 @@ enum Part {
     Linker,
     /// Only for benches: what ours is compared with.
     Peers,
+    /// Only for tests, which can be skipped.
+    Browser,
 }
 
 const fn package(
@@ -192,14 +194,14 @@ const NEEDS: &[Need] = &[
         Part::Always,
         || paths::program("openssl").is_some(),
     ),
-    package("chromium", FOR_PAGE, "chromium", Part::Always, || {
+    package("chromium", FOR_PAGE, "chromium", Part::Browser, || {
         paths::program("chromium").is_some()
     }),
     package(
         "a font",
         FOR_PAGE,
         "fonts-dejavu-core",
-        Part::Always,
+        Part::Browser,
         || Path::new("/usr/share/doc/fonts-dejavu-core").exists(),
     ),
     Need {
@@ -240,9 +242,16 @@ fn missing_of(peers: bool) -> Vec<&'static Need> {
             Part::Compiler => compiler,
             Part::Linker => linker,
             Part::Peers => peers,
+            Part::Browser => false,
         })
         .filter(|need| !(need.is_there)())
         .collect()
+}
+
+/// What the tests in a browser lack.
+pub fn missing_for_browser() -> Vec<&'static Need> {
+    let browser = NEEDS.iter().filter(|need| need.part == Part::Browser);
+    browser.filter(|need| !(need.is_there)()).collect()
 }
 
 /// The compiler to use, when nothing is missing.

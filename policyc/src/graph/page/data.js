@@ -46,14 +46,13 @@ function cellAt(side, from, to, port) {
 }
 
 // The other side's party of that name. For a block that only one side names: what it lay in.
-const wasParties = new Map();
 function before(party) {
   if (!was) return null;
-  if (!wasParties.has(party)) {
+  if (party.old === undefined) {
     const same = was.byName.get(partyKey(party));
-    wasParties.set(party, same || (party.kind === "addresses" ? around(party.name) : null));
+    party.old = same || (party.kind === "addresses" ? around(party.name) : null);
   }
-  return wasParties.get(party);
+  return party.old;
 }
 
 function bits(block) {
@@ -98,29 +97,42 @@ function changeAt(from, to, port) {
 
 // The ports that are looked at for a destination: one that was chosen, or all that are listed and the
 // rest, on both sides.
-const portsOf = new Map();
 function portsToShow(to, chosen) {
   if (chosen !== undefined) return [chosen];
-  if (!portsOf.has(to)) {
+  if (!to.shown) {
     const old = before(to);
     const all = new Set([...to.ports, ...(old ? old.ports : [])].map((p) => p.port));
-    portsOf.set(to, [...[...all].sort((a, b) => a - b), null]);
+    to.shown = [...[...all].sort((a, b) => a - b), null];
   }
-  return portsOf.get(to);
+  return to.shown;
 }
 
-// What a pair comes to: which verdicts fall, and how they changed. Found once for each pair of
-// classes and scopes.
-const pairMemo = new Map();
+// What a pair comes to: which verdicts fall, and how they changed. Found once for each row of a
+// scope, of which there are few, and shared by destinations that are alike.
+const memos = new Map();
+function columnOf(to, chosen) {
+  if (!to.columns) to.columns = new Map();
+  let column = to.columns.get(chosen);
+  if (!column) {
+    const old = before(to);
+    const on = (party) => (party ? `${party.scope},${party.portList},${party.family}` : "");
+    const name = `${on(to)};${on(old)};${chosen}`;
+    if (!memos.has(name)) memos.set(name, new Map());
+    column = { now: now.scopes[to.scope], was: old && old.scope !== NOT_ENFORCED ? was.scopes[old.scope] : null, memo: memos.get(name) };
+    to.columns.set(chosen, column);
+  }
+  return column;
+}
+
 function pair(from, to, chosen) {
   if (to.scope === NOT_ENFORCED) return null;
-  const old = before(from), oldTo = before(to);
-  const row = (from.class + 1) * 131072 + (old ? old.class + 1 : 0);
-  const column = `${to.scope},${to.portList},${oldTo ? oldTo.scope + "," + oldTo.portList : ""},${chosen},${from.family && to.family ? from.family - to.family : 0}`;
-  let columns = pairMemo.get(column);
-  if (!columns) pairMemo.set(column, (columns = new Map()));
-  let found = columns.get(row);
-  if (found === undefined) columns.set(row, (found = findPair(from, to, chosen)));
+  const column = columnOf(to, chosen), old = before(from);
+  const row = column.now.classes.get(from.class) || 0;
+  const oldRow = column.was && old ? 1 + (column.was.classes.get(old.class) || 0) : 0;
+  // Families are 0, 4 and 6.
+  const key = ((row * 65537 + oldRow) * 8 + from.family) * 8 + (old ? old.family : 0);
+  let found = column.memo.get(key);
+  if (found === undefined) column.memo.set(key, (found = findPair(from, to, chosen)));
   return found;
 }
 
@@ -149,13 +161,17 @@ const CHANGES = {
   reworded: { sign: "~", word: "other rules for requests" },
 };
 
-// "80, 443 userspace; every other port denied"
+// "80, 443: userspace; every other port: denied"
 function inWords(from, to, chosen) {
+  const found = pair(from, to, chosen);
+  if (!found) return to.scope === NOT_ENFORCED ? "nothing is enforced there" : "no connection: other address family";
+  return (found.words = found.words || findWords(from, to, chosen));
+}
+
+function findWords(from, to, chosen) {
   const by = [[], [], []];
   for (const port of portsToShow(to, chosen)) {
-    const cell = cellAt(now, from, to, port);
-    if (!cell) return to.scope === NOT_ENFORCED ? "nothing is enforced there" : "no connection: other address family";
-    by[cell.verdict].push(port);
+    by[cellAt(now, from, to, port).verdict].push(port);
   }
   const parts = [];
   for (const verdict of [ALLOW, ASK, DENY]) {

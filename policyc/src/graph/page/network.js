@@ -52,16 +52,11 @@ function networkView(host) {
       for (const b of to.members) {
         if (b.scope === NOT_ENFORCED) continue;
         const usual = open && pair(open, b, state.port);
-        const seen = new Set();
         for (const a of from.members) {
-          if (seen.has(a.class)) { if (seen.last) count++; continue; }
-          seen.add(a.class);
           const found = pair(a, b, state.port);
-          seen.last = false;
           if (!wanted(found)) continue;
-          const plain = found.mask === 1 << DENY || (a !== open && usual && usual.mask === found.mask && !found.change);
+          const plain = found.mask === 1 << DENY || (a !== open && usual && usual.mask === found.mask);
           if (plain && !found.change) continue;
-          seen.last = true;
           count++;
           mask |= found.mask;
           change = change || found.change;

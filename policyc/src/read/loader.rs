@@ -1,6 +1,6 @@
 //! What is being read, what was found on the way, and what is wrong with the text itself.
 
-use std::{collections::BTreeMap, ops::Range};
+use std::{collections::HashMap, ops::Range};
 
 use super::{
     Loaded,
@@ -31,7 +31,7 @@ pub struct Loader<'w> {
     /// Objects that are read and wait to join the cluster.
     pub(super) objects: Vec<(At, Object)>,
     /// Where each object was found first: kind, namespace, name.
-    pub(super) seen: BTreeMap<(String, String, String), At>,
+    pub(super) seen: HashMap<(String, String, String), At>,
 }
 
 impl Loader<'_> {

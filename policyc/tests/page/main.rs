@@ -279,6 +279,7 @@ fn on_paper_it_is_a_list_in_words() {
     // What was made for the paper is still there, and says the same.
     tab.call("Emulation.setEmulatedMedia", json!({"media": "print"}));
     let paper = tab.text("#print");
+    tab.picture("paper");
     assert!(paper.contains("8080: userspace"), "{paper}");
     assert!(paper.contains("shop-0/web"), "{paper}");
     assert_eq!(

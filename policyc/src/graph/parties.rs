@@ -1,23 +1,21 @@
 //! Finds who may send and who may be sent to: pods by the workload that made them, identities that
 //! are only named, and the addresses outside.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-};
+mod outside;
+mod owners;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{Family, Party, PartyKind, Port};
 use crate::{
     attach::Attachments,
-    cluster::{Cluster, Pod, PodTemplate, Service, Workload},
-    ir::{Atom, Pattern, Program},
-    link::{
-        Identity, LinkError, Source,
-        classes::{Blocks, Classes},
-        scopes,
-    },
+    cluster::{Cluster, Pod, PodTemplate, Protocol, Service},
+    ir::{Atom, Program},
+    link::{Identity, LinkError, Source, classes::Classes, scopes},
     lower::scope::{self, ScopeKey},
 };
+use outside::{identities, outside};
+use owners::Owners;
 
 /// A party whose scope is not lowered yet.
 pub(super) struct Draft {
@@ -221,50 +219,6 @@ impl Family {
     }
 }
 
-/// Finds the workload that made a pod: the one whose template's labels the pod carries, the most of
-/// them, under the same service account. A pod does not say it itself where it was not read from a
-/// cluster.
-struct Owners<'a> {
-    by_label: HashMap<(&'a str, &'a str, &'a str), Vec<&'a Workload>>,
-}
-
-impl<'a> Owners<'a> {
-    fn new(workloads: &'a [Workload]) -> Self {
-        let mut by_label: HashMap<_, Vec<&Workload>> = HashMap::new();
-        for workload in workloads {
-            // A template without labels makes no pod that its workload would find.
-            if let Some((key, value)) = workload.template.labels.first_key_value() {
-                let key = (workload.namespace.as_str(), key.as_str(), value.as_str());
-                by_label.entry(key).or_default().push(workload);
-            }
-        }
-        Self { by_label }
-    }
-
-    fn of(&self, pod: &Pod) -> Option<&'a Workload> {
-        let labels = &pod.template.labels;
-        let candidates = labels
-            .iter()
-            .filter_map(|(k, v)| self.by_label.get(&(pod.namespace.as_str(), k, v)))
-            .flatten();
-        candidates
-            .copied()
-            .filter(|w| w.template.service_account == pod.template.service_account)
-            .filter(|w| w.template.host_network == pod.template.host_network)
-            .filter(|w| {
-                w.template
-                    .labels
-                    .iter()
-                    .all(|(k, v)| labels.get(k) == Some(v))
-            })
-            // A ReplicaSet's name begins with its Deployment's: the shorter one is the owner's owner.
-            .min_by_key(|w| {
-                let labels = w.template.labels.len();
-                (std::cmp::Reverse(labels), w.name.len(), &w.name, &w.kind)
-            })
-    }
-}
-
 /// Ports that are worth a word of their own: declared by the pod, asked for by a Service, or named
 /// by a policy.
 fn ports(
@@ -298,143 +252,9 @@ fn ports(
         .collect()
 }
 
-fn template_protocol(key: &ScopeKey, port: u16) -> crate::cluster::Protocol {
+fn template_protocol(key: &ScopeKey, port: u16) -> Protocol {
     let declared = key.ports.get(&port).copied();
-    declared.unwrap_or(crate::cluster::Protocol::Undeclared)
-}
-
-/// Identities that no pod runs as and that rules tell from everybody else: service accounts of the
-/// inventory, and those that policies name in full.
-fn identities(
-    program: &Program,
-    cluster: &Cluster,
-    classes: &mut Classes<'_>,
-    mut taken: BTreeSet<u16>,
-) -> Result<Vec<Draft>, LinkError> {
-    let own = &cluster.mesh.trust_domain;
-    let identity = |trust_domain: &str, namespace: &str, service_account: &str| Identity {
-        trust_domain: trust_domain.into(),
-        namespace: namespace.into(),
-        service_account: service_account.into(),
-    };
-    let mut known: BTreeSet<Identity> = cluster
-        .service_accounts
-        .iter()
-        .map(|(namespace, name)| identity(own, namespace, name))
-        .collect();
-    for atom in &program.atoms {
-        match atom {
-            Atom::Principal(Pattern::Exact(principal)) => {
-                let parts: Vec<&str> = principal.split('/').collect();
-                if let [domain, "ns", namespace, "sa", account] = parts.as_slice() {
-                    known.insert(identity(domain, namespace, account));
-                }
-            }
-            Atom::ServiceAccount { namespace, name } => {
-                known.insert(identity(own, namespace, name));
-            }
-            _ => {}
-        }
-    }
-    let mut drafts = Vec::new();
-    for identity in known {
-        let class = classes.class(&Source {
-            identity: Some(identity.clone()),
-            address: None,
-        })?;
-        if !taken.insert(class) {
-            continue;
-        }
-        let elsewhere = identity.trust_domain != *own;
-        let name = match elsewhere {
-            false => format!("sa:{}", identity.service_account),
-            true => format!(
-                "sa:{} of {}",
-                identity.service_account, identity.trust_domain
-            ),
-        };
-        drafts.push(source(
-            identity.namespace,
-            name,
-            PartyKind::Identity,
-            identity.service_account,
-            class,
-            None,
-        ));
-    }
-    Ok(drafts)
-}
-
-/// Everybody without an identity: one party for each set of blocks that some address is in, named
-/// by the narrowest of them.
-fn outside(classes: &mut Classes<'_>) -> Result<Vec<Draft>, LinkError> {
-    let mut found: Vec<(u16, Option<ipnet::IpNet>)> = Vec::new();
-    let mut seen = BTreeSet::new();
-    for v6 in [false, true] {
-        let mut pieces = classes.blocks().pieces_of(v6).to_vec();
-        // A block that reaches to the last address is followed by a piece without any.
-        pieces.retain(|piece| v6 || piece.start <= u128::from(u32::MAX));
-        for piece in pieces {
-            let class = classes.anonymous(piece)?;
-            if seen.insert(class) {
-                found.push((class, narrowest(classes.blocks(), piece.start, v6)));
-            }
-        }
-    }
-    found.sort_by_key(|(class, block)| (block.is_none(), *block, *class));
-    let mut drafts = Vec::new();
-    for (class, block) in found {
-        let family = block.map(|block| Family::of(matches!(block, ipnet::IpNet::V6(_))));
-        let (name, kind) = match block {
-            Some(block) => (block.to_string(), PartyKind::Block),
-            None => ("any other address".to_string(), PartyKind::Elsewhere),
-        };
-        drafts.push(source(
-            String::new(),
-            name,
-            kind,
-            String::new(),
-            class,
-            family,
-        ));
-    }
-    Ok(drafts)
-}
-
-fn narrowest(blocks: &Blocks, start: u128, v6: bool) -> Option<ipnet::IpNet> {
-    let address = if v6 {
-        IpAddr::V6(Ipv6Addr::from(start))
-    } else {
-        IpAddr::V4(Ipv4Addr::from(u32::try_from(start).unwrap_or(u32::MAX)))
-    };
-    // Shortest prefix first.
-    let mut narrowest = blocks.nets.iter().rev();
-    narrowest.find(|net| net.contains(&address)).copied()
-}
-
-fn source(
-    namespace: String,
-    name: String,
-    kind: PartyKind,
-    service_account: String,
-    class: u16,
-    family: Option<Family>,
-) -> Draft {
-    Draft {
-        party: Party {
-            namespace,
-            name,
-            kind,
-            service_account,
-            members: Vec::new(),
-            family,
-            addressless: false,
-            class,
-            destination: None,
-        },
-        scope: None,
-        ports: Vec::new(),
-    }
+    declared.unwrap_or(Protocol::Undeclared)
 }
 
 fn by_namespace<'a, T>(

@@ -30,6 +30,13 @@ mod value;
 mod wider_in_istio;
 mod world;
 
+use std::{
+    num::NonZero,
+    panic,
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+};
+
 pub use self::accepted::ACCEPTED_WARNINGS;
 use self::world::World;
 use crate::{
@@ -40,8 +47,10 @@ use crate::{
     resolve::ResolveError,
 };
 
+type Lint = fn(&World<'_>) -> Vec<Diagnostic>;
+
 /// All lints, in no particular order.
-const LINTS: &[fn(&World<'_>) -> Vec<Diagnostic>] = &[
+const LINTS: &[Lint] = &[
     bypass::lint,
     contradiction::lint,
     deny_http::lint,
@@ -62,8 +71,7 @@ const LINTS: &[fn(&World<'_>) -> Vec<Diagnostic>] = &[
 ];
 
 /// Checks of what is lowered otherwise than Istio would: `compile` runs them as well.
-const FAITHFUL: &[fn(&World<'_>) -> Vec<Diagnostic>] =
-    &[metadata::lint, unserved::lint, wider_in_istio::lint];
+const FAITHFUL: &[Lint] = &[metadata::lint, unserved::lint, wider_in_istio::lint];
 
 /// Everything that is legal and probably wrong, and what would not do here what it does under
 /// Istio. The input must have been read without an error.
@@ -86,10 +94,45 @@ pub fn check(
     catch_all_deny: CatchAllDeny,
 ) -> Result<(Vec<Diagnostic>, Program), ResolveError> {
     let world = World::new(loaded, catch_all_deny)?;
-    let all = LINTS.iter().chain(FAITHFUL);
-    let mut found = all.flat_map(|lint| lint(&world)).collect();
+    let all: Vec<&Lint> = LINTS.iter().chain(FAITHFUL).collect();
+    let mut found = all_of(&world, &all);
     accepted::accept(loaded, &mut found);
     Ok((found, world.program))
+}
+
+/// More policies than this are looked at by several threads.
+const ALONE_MAX: usize = 500;
+const THREADS_MAX: usize = 4;
+
+/// What all lints find, one after the other, however many threads they ran in.
+fn all_of(world: &World<'_>, lints: &[&Lint]) -> Vec<Diagnostic> {
+    let threads = thread::available_parallelism().map_or(1, NonZero::get);
+    if threads == 1 || world.cluster.policies.len() <= ALONE_MAX {
+        return lints.iter().flat_map(|lint| lint(world)).collect();
+    }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let mut done = Vec::new();
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            let Some(lint) = lints.get(number) else {
+                return done;
+            };
+            done.push((number, lint(world)));
+        }
+    };
+    let mut found = thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads.min(THREADS_MAX))
+            .map(|_| scope.spawn(work))
+            .collect();
+        let results = workers.into_iter().map(|worker| {
+            let result = worker.join();
+            result.unwrap_or_else(|panic| panic::resume_unwind(panic))
+        });
+        results.flatten().collect::<Vec<_>>()
+    });
+    found.sort_unstable_by_key(|(number, _)| *number);
+    found.into_iter().flat_map(|(_, found)| found).collect()
 }
 
 /// What would not do here what it does under Istio. A DENY that would fire there is an error.

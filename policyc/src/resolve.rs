@@ -74,7 +74,7 @@ pub fn resolve_with(
         cluster,
         domains,
         atoms: Vec::new(),
-        numbers: HashMap::new(),
+        numbers: HashMap::default(),
     };
     let mut written: Vec<&AuthorizationPolicy> = cluster.policies.iter().collect();
     written.sort_by_key(|p| (&p.namespace, &p.name));
@@ -103,7 +103,7 @@ struct Resolver<'a> {
     cluster: &'a Cluster,
     domains: TrustDomains,
     atoms: Vec<Atom>,
-    numbers: HashMap<Atom, AtomId>,
+    numbers: HashMap<Atom, AtomId, foldhash::fast::FixedState>,
 }
 
 impl Resolver<'_> {

@@ -128,3 +128,42 @@ fn a_provider_is_looked_up_in_the_mesh() {
     );
     assert!(messages(&(two + pod))[0].contains("two providers"));
 }
+
+/// Of many policies the lints run in several threads.
+#[test]
+fn many_policies_are_told_of_as_each_alone() {
+    let world = |namespaces: usize| -> String {
+        let one = |n: usize| {
+            format!(
+                "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {{name: p, namespace: ns-{n}}}\n\
+                 spec: {{selector: {{matchLabels: {{app: nobody}}}}, rules: [{{from: [{{source: {{principals: [cluster.local/ns/ns-{n}/sa/who]}}}}]}}, {{}}, {{}}]}}\n---\n\
+                 apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: web, namespace: ns-{n}}}\nspec: {{template: {{metadata: {{labels: {{app: web}}}}, spec: {{containers: [{{name: c}}]}}}}}}\n---\n"
+            )
+        };
+        (0..namespaces).map(one).collect()
+    };
+    let found = |namespaces: usize| {
+        let (loaded, found) = load_str("a.yaml", &world(namespaces), None);
+        assert_eq!(found, [], "the manifests are good");
+        lint(&loaded, CatchAllDeny::DenyAll).expect("the policies resolve")
+    };
+    let codes = |found: &[policyc::diagnostic::Diagnostic]| {
+        let mut counts = std::collections::BTreeMap::<_, usize>::new();
+        for diagnostic in found {
+            *counts.entry(diagnostic.code).or_default() += 1;
+        }
+        counts
+    };
+    let alone = codes(&found(1));
+    assert!(
+        alone.len() >= 2,
+        "several lints have something to say: {alone:?}"
+    );
+    let many = found(600);
+    let times: std::collections::BTreeMap<_, _> = alone
+        .into_iter()
+        .map(|(code, count)| (code, count * 600))
+        .collect();
+    assert_eq!(codes(&many), times);
+    assert_eq!(many, found(600), "and in the same order each time");
+}

@@ -1,9 +1,8 @@
 //! The text of what was read, kept so that a diagnostic can find its line and column.
 
 use std::{
-    cell::{OnceCell, RefCell},
     ops::Range,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
 };
 
 use super::position::{Format, Positions};
@@ -15,7 +14,7 @@ pub struct Sources {
     files: Vec<File>,
     documents: Vec<Document>,
     /// The document that was asked about last: diagnostics come in runs.
-    last: RefCell<Option<(DocumentId, Arc<Positions>)>>,
+    last: Mutex<Option<(DocumentId, Arc<Positions>)>>,
 }
 
 #[derive(Debug)]
@@ -24,7 +23,7 @@ struct File {
     /// Shared with whoever keeps it in memory.
     text: Arc<String>,
     /// Byte offset of each line, found when first asked for.
-    lines: OnceCell<Vec<usize>>,
+    lines: OnceLock<Vec<usize>>,
 }
 
 impl File {
@@ -118,7 +117,7 @@ impl Sources {
     }
 
     pub(super) fn add_file(&mut self, name: String, text: Arc<String>) -> usize {
-        let lines = OnceCell::new();
+        let lines = OnceLock::new();
         self.files.push(File { name, text, lines });
         self.files.len() - 1
     }
@@ -167,7 +166,7 @@ impl Sources {
     }
 
     fn positions(&self, id: DocumentId) -> Option<Arc<Positions>> {
-        if let Some((last, positions)) = &*self.last.borrow()
+        if let Some((last, positions)) = &*self.last()
             && *last == id
         {
             return Some(positions.clone());
@@ -175,8 +174,13 @@ impl Sources {
         let document = self.document(id)?;
         let text = self.text(document.file).get(document.bytes.clone())?;
         let positions = Arc::new(Positions::of(text, document.format));
-        *self.last.borrow_mut() = Some((id, positions.clone()));
+        *self.last() = Some((id, positions.clone()));
         Some(positions)
+    }
+
+    fn last(&self) -> MutexGuard<'_, Option<(DocumentId, Arc<Positions>)>> {
+        // Whoever died while holding it left a whole value behind.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn place_at<'s>(file: &'s File, span: Range<usize>) -> Place<'s> {

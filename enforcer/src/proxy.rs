@@ -2,20 +2,38 @@
 //! request (or the connection, where no HTTP is spoken), and carries what is allowed to the pod from
 //! the client's own address.
 //!
-//! Read in the order in which data flows: `listener` (accept, limits), `sniff` (what is spoken),
-//! `http` with `head` and `answer`, or `tcp`; `upstream` is the leg to the pod, `rules` what judges.
-//! It knows nothing of maps, bundles or Kubernetes: those are behind [`Judge`], [`Flows`] and
-//! [`Reporter`].
+//! Read in the order in which data flows: `listener` (accept, limits), `sniff` (what is spoken), then
+//! `tcp`, or `guarded` with `framing` (what the library may read), `head` (what may be judged), `http`
+//! with `session` (requests being carried) and `body`; `way` and `upstream` are the leg to the pod,
+//! `rules` what judges, `authorizer` what others are asked, `refusal` and `stats` what is counted.
+//! It knows nothing of maps, bundles or Kubernetes: those are behind [`Judge`], [`Flows`],
+//! [`Authorizers`] and [`Reporter`].
+//!
+//! What a pod is sent is what its client has sent, from the client's own address, with these
+//! exceptions. The target is normalised as the mesh says. What RequestAuthentication or an authorizer
+//! order is added and taken away. What concerns one hop only (RFC 9110, 7.6.1) goes, and the message is
+//! framed anew; trailers that would frame, route or authenticate go. `x-request-id` and
+//! `x-forwarded-proto` are added where they are absent, as Istio's sidecar adds them before rules are
+//! asked. CONNECT is answered 405: nobody could judge what is said in its tunnel; of upgrades only
+//! WebSocket is carried.
 
+mod authorizer;
+mod body;
 mod conn;
+mod framing;
+mod guarded;
 mod head;
 mod http;
 mod listener;
 mod prefixed;
+mod refusal;
 pub mod rules;
+mod session;
 mod sniff;
+pub mod stats;
 mod tcp;
 mod upstream;
+mod way;
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -26,7 +44,10 @@ use policyc::{
 };
 use tokio::sync::watch;
 
-pub use listener::{Proxy, Stats, start};
+pub use authorizer::{Ask, AskHttp, Authorizers, Changes, Checked, Denial, Pending, may_change};
+pub use listener::{Proxy, start};
+pub use refusal::{Refusal, Why};
+pub use stats::Stats;
 
 /// Limits and places. Every limit is there to be hit by somebody else's mistake, not by ordinary use.
 #[derive(Clone, Debug)]
@@ -44,10 +65,13 @@ pub struct ProxyConfig {
     pub streams_max: u32,
     /// How long a client may take to show what it speaks; then it is TCP, and the pod speaks first.
     pub sniff_timeout: Duration,
-    /// How long a request's head may take, the wait between two requests included.
+    /// How long a request's head may take, from its first byte.
     pub head_timeout: Duration,
+    /// How long the client may neither send a byte of a body that it owes nor take one of an answer.
+    pub body_timeout: Duration,
     pub connect_timeout: Duration,
-    /// How long a tunnel may carry nothing.
+    /// How long a tunnel may carry nothing, a connection may wait for the next request, and a pod may
+    /// take to begin its answer.
     pub idle_timeout: Duration,
 }
 
@@ -63,7 +87,8 @@ impl Default for ProxyConfig {
             headers_max: 100,
             streams_max: 256,
             sniff_timeout: Duration::from_secs(3),
-            head_timeout: Duration::from_secs(300),
+            head_timeout: Duration::from_secs(30),
+            body_timeout: Duration::from_secs(300),
             connect_timeout: Duration::from_secs(5),
             idle_timeout: Duration::from_secs(3_600),
         }
@@ -90,6 +115,16 @@ pub trait Judge: Send + Sync + 'static {
 
     /// `namespace/name` of a policy of the table with that epoch.
     fn policy_name(&self, epoch: u32, rule: RuleRef) -> Option<String>;
+
+    /// Who asks authorizers; without one, none is reached, which is its failure.
+    fn authorizers(&self) -> Option<Arc<dyn Authorizers>> {
+        None
+    }
+
+    /// `spiffe://...` of whoever holds an address, where that is known.
+    fn principal(&self, _address: std::net::IpAddr) -> Option<String> {
+        None
+    }
 }
 
 /// What a table says about one client and one port.
@@ -149,9 +184,21 @@ pub trait Flows: Send + Sync + 'static {
     fn client_closed(&self, flow: Flow);
 }
 
-/// Told of each verdict.
+/// Told of each verdict, and of each request and connection once it is over.
 pub trait Reporter: Send + Sync + 'static {
     fn verdict(&self, event: &Event<'_>);
+
+    /// Whether anybody wants to hear of verdicts now.
+    fn wants_verdicts(&self) -> bool {
+        true
+    }
+
+    fn access(&self, _access: &Access<'_>) {}
+
+    /// Whether anybody wants to hear of accesses now.
+    fn wants_accesses(&self) -> bool {
+        false
+    }
 }
 
 /// A verdict of the proxy.
@@ -161,13 +208,37 @@ pub struct Event<'a> {
     pub destination: SocketAddr,
     pub epoch: u32,
     pub verdict: Expected,
-    pub cause: Cause,
+    pub why: Why,
     pub policy: Option<&'a str>,
     pub rule: Option<RuleRef>,
     pub audit: &'a [RuleRef],
     pub dry_run_allow: &'a [RuleRef],
     pub dry_run_deny: &'a [RuleRef],
     pub spoken: Spoken<'a>,
+}
+
+/// A request, or a connection without requests, from its beginning to its end.
+#[derive(Clone, Debug)]
+pub struct Access<'a> {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+    /// `None`: refused before any table was asked.
+    pub epoch: Option<u32>,
+    /// Allow where it was carried to its end.
+    pub verdict: Expected,
+    pub why: Option<Why>,
+    pub policy: Option<&'a str>,
+    pub rule: Option<RuleRef>,
+    /// A change of policy has ended it.
+    pub broken_off: bool,
+    pub spoken: Spoken<'a>,
+    pub request_id: Option<&'a str>,
+    pub status: Option<u16>,
+    /// Bytes of the body, or of the connection, from the client.
+    pub received: u64,
+    /// The same to the client.
+    pub sent: u64,
+    pub time: Duration,
 }
 
 /// What was spoken.

@@ -2,7 +2,7 @@
 //! and an ear for its verdicts.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     sync::{Arc, atomic::Ordering},
 };
@@ -20,7 +20,8 @@ use crate::{
     agent::Agent,
     netns::Netns,
     proxy::{
-        self, Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Ruling, Spoken, Stats,
+        self, Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Refusal, Ruling,
+        Spoken, Stats, Why,
     },
     proxy_flows::{Leg, ProxyFlows, key},
     report::{Verdict, VerdictLine, line, requests},
@@ -43,7 +44,7 @@ pub struct Watched {
 }
 
 /// What the proxy has done, for `enforcer status`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ProxyStatus {
     /// Connections of clients that are open.
     pub open: usize,
@@ -54,6 +55,12 @@ pub struct ProxyStatus {
     /// Requests and connections.
     pub allowed: u64,
     pub refused: u64,
+    /// Requests and connections that lost their permission while they were carried.
+    #[serde(default)]
+    pub broken_off: u64,
+    /// What the proxy itself has refused or broken off, by reason; those that never happened left out.
+    #[serde(default)]
+    pub refusals: BTreeMap<String, u64>,
 }
 
 impl Watched {
@@ -64,9 +71,15 @@ impl Watched {
             open: stats.open.load(Ordering::Relaxed),
             connections_max: self.connections_max,
             accepted: stats.accepted.load(Ordering::Relaxed),
-            over_limit: stats.over_limit.load(Ordering::Relaxed),
+            over_limit: stats.over_limit(),
             allowed: stats.allowed.load(Ordering::Relaxed),
             refused: stats.refused.load(Ordering::Relaxed),
+            broken_off: stats.broken_off.load(Ordering::Relaxed),
+            refusals: Refusal::ALL
+                .into_iter()
+                .map(|refusal| (refusal.name().to_owned(), stats.refusals(refusal)))
+                .filter(|(_, count)| *count > 0)
+                .collect(),
         }
     }
 
@@ -239,6 +252,11 @@ impl Judge for Agent {
 }
 
 impl proxy::Reporter for Agent {
+    fn wants_verdicts(&self) -> bool {
+        // They are counted, whether anybody listens or not.
+        true
+    }
+
     fn verdict(&self, event: &Event<'_>) {
         let paused = self.is_paused(event.destination.ip());
         if !paused {
@@ -269,7 +287,7 @@ impl proxy::Reporter for Agent {
         let (protocol, http, sni) = spoken(&event.spoken);
         let reason = match paused {
             true => Reason::Paused.name().to_owned(),
-            false => line::cause_name(&event.cause),
+            false => reason(event.why),
         };
         self.reporter.line(VerdictLine {
             id: format!("{}-{}", event.epoch, self.reporter.number()),
@@ -310,10 +328,24 @@ fn hits<'a>(event: &'a Event<'_>) -> impl Iterator<Item = requests::Hit> + 'a {
     use requests::Hit;
     let audit = event.audit.iter().copied().map(Hit::Audit);
     let tried = |action, rules: &'a [RuleRef]| rules.iter().map(move |r| Hit::DryRun(action, *r));
-    std::iter::once(Hit::Decided(event.cause, event.rule))
+    let decided = match event.why {
+        Why::Policy(cause) => Some(Hit::Decided(cause, event.rule)),
+        // No policy has anything to do with it.
+        Why::Proxy(_) => None,
+    };
+    decided
+        .into_iter()
         .chain(audit)
         .chain(tried("ALLOW", event.dry_run_allow))
         .chain(tried("DENY", event.dry_run_deny))
+}
+
+/// The word for why.
+fn reason(why: Why) -> String {
+    match why {
+        Why::Policy(cause) => line::cause_name(&cause),
+        Why::Proxy(refusal) => refusal.name().to_owned(),
+    }
 }
 
 /// The protocol, the request and the server name, as a request to `policyc eval` has them.

@@ -32,7 +32,7 @@ use crate::{
 /// First bytes of every bundle.
 pub const MAGIC: [u8; 8] = *b"POLICYC\0";
 /// Version of the header and of the payload's types.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 /// Most bytes of a payload that are ever read.
 pub const PAYLOAD_MAX: usize = 1 << 30;
 /// Bytes of the header.

@@ -119,6 +119,8 @@ pub struct ExtAuthz {
     /// `includeRequestBodyInCheck.maxRequestBytes`; `None`: the body is not sent.
     pub max_request_bytes: Option<u32>,
     pub allow_partial_message: bool,
+    /// The body goes as bytes, not as text; gRPC only.
+    pub pack_as_bytes: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]

@@ -18,6 +18,8 @@ mod template;
 
 pub use answer::Answer;
 pub use engine::{
-    CompileError, CompiledResidual, Engine, Looked, Outcome, Seen, Step, Upstream, View,
+    AuthorizerSettings, CompileError, CompiledResidual, Engine, Looked, Outcome, Seen, Step,
+    Upstream, View,
 };
+pub use jwt::{KeyRing, KeySet, KeySlot, KeySource};
 pub use request::{Connection, HeaderLines, HttpRequest};

@@ -5,10 +5,7 @@ use std::{
     collections::HashMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -21,24 +18,13 @@ use tokio::{
 };
 
 use super::{
-    Flows, Judge, ProxyConfig, Reporter,
+    Flows, Judge, ProxyConfig, Refusal, Reporter,
     conn::{Conn, Shared},
     http as http_side,
     sniff::{self, Protocol as Spoken},
-    tcp,
+    stats::Stats,
+    tcp, upstream,
 };
-
-/// What the proxy has done so far.
-#[derive(Debug, Default)]
-pub struct Stats {
-    pub open: AtomicUsize,
-    pub accepted: AtomicU64,
-    /// Closed at once because a limit was reached.
-    pub over_limit: AtomicU64,
-    /// Requests and connections.
-    pub allowed: AtomicU64,
-    pub refused: AtomicU64,
-}
 
 /// The running proxy; dropping it closes every connection.
 pub struct Proxy {
@@ -159,22 +145,30 @@ fn bind(mut address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     let sources = Arc::new(Sources::default());
+    let mut spare = Spare::take();
     loop {
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
-            Err(error) => {
-                // Out of descriptors, most likely: what is open must end first.
+            Err(error) if upstream::is_out_of_descriptors(&error) => {
                 tracing::warn!(%error, "accept");
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                spare.refuse_one(&listener, &shared).await;
+                continue;
+            }
+            Err(error) => {
+                // The connection has ended before it was accepted, most likely.
+                tracing::debug!(%error, "accept");
+                tokio::time::sleep(Duration::from_millis(1)).await;
                 continue;
             }
         };
         let client = plain(client);
         shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
-        let Some(seat) = Seat::take(&shared, &sources, client.ip()) else {
-            shared.stats.over_limit.fetch_add(1, Ordering::Relaxed);
-            let _closed = socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            continue;
+        let seat = match Seat::take(&shared, &sources, client.ip()) {
+            Ok(seat) => seat,
+            Err(refusal) => {
+                refuse(&shared, &stream, client, refusal);
+                continue;
+            }
         };
         let shared = Arc::clone(&shared);
         tokio::spawn(async move {
@@ -183,6 +177,34 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 tracing::debug!(%client, %error, "connection");
             }
         });
+    }
+}
+
+/// Resets a connection that is not served.
+fn refuse(shared: &Shared, stream: &TcpStream, client: SocketAddr, refusal: Refusal) {
+    let _closed = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+    let pod = stream.local_addr().map_or(shared.config.listen, plain);
+    shared.refuse(client, pod, refusal);
+}
+
+/// A descriptor kept for the moment when there is no other: with it a client is told so, and does
+/// not wait for one that nobody gives back.
+struct Spare(Option<std::fs::File>);
+
+impl Spare {
+    fn take() -> Self {
+        Self(std::fs::File::open("/dev/null").ok())
+    }
+
+    async fn refuse_one(&mut self, listener: &TcpListener, shared: &Shared) {
+        self.0 = None;
+        let within = Duration::from_millis(10);
+        // Another thread may have been faster.
+        if let Ok(Ok((stream, client))) = tokio::time::timeout(within, listener.accept()).await {
+            shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
+            refuse(shared, &stream, plain(client), Refusal::OutOfDescriptors);
+        }
+        *self = Self::take();
     }
 }
 
@@ -225,19 +247,19 @@ struct Seat {
 }
 
 impl Seat {
-    fn take(shared: &Arc<Shared>, sources: &Arc<Sources>, source: IpAddr) -> Option<Self> {
+    fn take(shared: &Arc<Shared>, sources: &Arc<Sources>, source: IpAddr) -> Result<Self, Refusal> {
         let limits = &shared.config;
         if shared.stats.open.load(Ordering::Relaxed) >= limits.connections_max {
-            return None;
+            return Err(Refusal::OverLimit);
         }
         let mut open = sources.open.lock().unwrap_or_else(PoisonError::into_inner);
         let count = open.entry(source).or_default();
         if *count >= limits.connections_per_source_max {
-            return None;
+            return Err(Refusal::SourceOverLimit);
         }
         *count += 1;
         shared.stats.open.fetch_add(1, Ordering::Relaxed);
-        Some(Self {
+        Ok(Self {
             shared: Arc::clone(shared),
             sources: Arc::clone(sources),
             source,

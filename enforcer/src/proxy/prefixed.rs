@@ -3,7 +3,12 @@
 use std::{
     io,
     pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
+    time::Duration,
 };
 
 use tokio::{
@@ -17,6 +22,7 @@ pub(super) struct Prefixed {
     read: Vec<u8>,
     at: usize,
     stream: TcpStream,
+    reset: Option<Arc<AtomicBool>>,
 }
 
 impl Prefixed {
@@ -25,6 +31,29 @@ impl Prefixed {
             read,
             at: 0,
             stream,
+            reset: None,
+        }
+    }
+
+    /// Closing it will be a reset: what was sent and not taken is lost.
+    pub fn reset(&self) -> io::Result<()> {
+        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
+    }
+
+    /// Closing it will be a reset where the flag is set by then.
+    pub fn reset_where(mut self, flag: Arc<AtomicBool>) -> Self {
+        self.reset = Some(flag);
+        self
+    }
+}
+
+impl Drop for Prefixed {
+    fn drop(&mut self) {
+        let flag = self.reset.as_ref();
+        if flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+            && let Err(error) = self.reset()
+        {
+            tracing::debug!(%error, "a connection ends without a reset");
         }
     }
 }

@@ -8,7 +8,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Flow, Flows, ProxyConfig, UpstreamTarget, listener};
+use super::{Flow, Flows, ProxyConfig, Refusal, UpstreamTarget, listener};
 
 /// Tells the kernel's memory that the leg is let go of, whenever that is.
 pub(super) struct OpenFlow {
@@ -20,7 +20,8 @@ impl OpenFlow {
     /// To be called before the leg's first segment.
     fn announce(flows: &Arc<dyn Flows>, pod: SocketAddr, remote: SocketAddr) -> io::Result<Self> {
         let flow = Flow { pod, remote };
-        flows.upstream_opening(flow)?;
+        let opening = flows.upstream_opening(flow);
+        opening.map_err(|error| io::Error::other(Unannounced(error)))?;
         Ok(Self {
             flows: Arc::clone(flows),
             flow,
@@ -121,6 +122,34 @@ fn is_taken(error: &io::Error) -> bool {
         io::ErrorKind::AddrInUse | io::ErrorKind::AddrNotAvailable
     )
 }
+
+/// What an error of this leg is called.
+pub(super) fn refusal(error: &io::Error) -> Refusal {
+    use io::ErrorKind::{
+        AddrInUse, AddrNotAvailable, ConnectionRefused, HostUnreachable, NetworkUnreachable,
+        TimedOut,
+    };
+    match error.kind() {
+        _ if is_out_of_descriptors(error) => Refusal::OutOfDescriptors,
+        ConnectionRefused | HostUnreachable | NetworkUnreachable => Refusal::UpstreamRefused,
+        TimedOut => Refusal::UpstreamTimeout,
+        AddrInUse | AddrNotAvailable => Refusal::UpstreamUnavailable,
+        _ if error.get_ref().is_some_and(|e| e.is::<Unannounced>()) => Refusal::UpstreamUnavailable,
+        _ => Refusal::UpstreamFailed,
+    }
+}
+
+/// Neither the process nor the system may open a further file.
+pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
+    [libc::EMFILE, libc::ENFILE]
+        .map(Some)
+        .contains(&error.raw_os_error())
+}
+
+/// The kernel's memory has no room for the leg.
+#[derive(Debug, thiserror::Error)]
+#[error("the leg to the pod cannot be announced to the kernel")]
+struct Unannounced(#[source] io::Error);
 
 fn tcp_socket(target: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpSocket> {
     let socket = Socket::new(

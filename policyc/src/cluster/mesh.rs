@@ -236,6 +236,9 @@ fn ext_authz(reader: &mut Reader<'_>, node: &Node<'_>) -> Option<ExtAuthz> {
         authz.allow_partial_message = reader
             .field(&body, "allowPartialMessage", Reader::boolean)
             .unwrap_or(false);
+        authz.pack_as_bytes = reader
+            .field(&body, "packAsBytes", Reader::boolean)
+            .unwrap_or(false);
     }
     Some(authz)
 }

@@ -17,7 +17,7 @@ use super::{
     rules::{Builder, Code, Memo, Stage},
 };
 use crate::{
-    cluster::{Mesh, PathNormalization, ProviderKind},
+    cluster::{ExtAuthz, Mesh, PathNormalization, ProviderKind},
     ir::{self, Atom, AtomId, Otherwise, Program, Residual, RuleRef, Stages},
     request::{Authorizer, Cause, Expected, Wire},
 };
@@ -28,7 +28,15 @@ pub struct Engine {
     atoms: Vec<Atom>,
     normalization: PathNormalization,
     providers: Vec<Vec<Arc<Provider>>>,
-    authorizers: BTreeMap<String, OnError>,
+    authorizers: BTreeMap<String, Arc<AuthorizerSettings>>,
+}
+
+/// An external authorizer, as the mesh defines it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct AuthorizerSettings {
+    /// It speaks `envoy.service.auth.v3` over gRPC; otherwise plain HTTP.
+    pub grpc: bool,
+    pub settings: ExtAuthz,
 }
 
 /// What a failing authorizer means.
@@ -43,6 +51,15 @@ impl Default for OnError {
         Self {
             open: false,
             status: 403,
+        }
+    }
+}
+
+impl OnError {
+    fn of(settings: &ExtAuthz) -> Self {
+        Self {
+            open: settings.fail_open,
+            status: settings.status_on_error.unwrap_or(403),
         }
     }
 }
@@ -130,14 +147,29 @@ pub struct Upstream {
 }
 
 impl Engine {
-    /// Parses what the program holds: keys and options.
+    /// Parses what the program holds: keys and options. Key sets that it does not hold stay empty.
     pub fn new(program: &Program) -> Self {
+        Self::with_keys(program, &jwt::KeyRing::default())
+    }
+
+    /// As [`Engine::new`], with a ring for the key sets that are fetched.
+    pub fn with_keys(program: &Program, ring: &jwt::KeyRing) -> Self {
         Self {
             atoms: program.atoms.clone(),
             normalization: program.mesh.path_normalization,
-            providers: jwt::providers(program),
+            providers: jwt::providers(program, ring),
             authorizers: authorizers(&program.mesh),
         }
+    }
+
+    /// Where a provider that [`Step::AskAuthorizer`] names is to be asked.
+    pub fn authorizer(&self, provider: &str) -> Option<&Arc<AuthorizerSettings>> {
+        self.authorizers.get(provider)
+    }
+
+    /// How request targets are normalised.
+    pub fn normalization(&self) -> PathNormalization {
+        self.normalization
     }
 
     /// Compiles a residual. Do it once for each, not for each request.
@@ -158,7 +190,10 @@ impl Engine {
         });
         let applying = applying.collect::<Result<Vec<_>, _>>()?;
         let on_error = match &stages.provider {
-            ir::Provider::Named(name) => self.authorizers.get(name).copied(),
+            ir::Provider::Named(name) => {
+                let authorizer = self.authorizers.get(name);
+                authorizer.map(|authorizer| OnError::of(&authorizer.settings))
+            }
             ir::Provider::None | ir::Provider::Unresolved => None,
         };
         Ok(CompiledStages {
@@ -475,19 +510,18 @@ fn refused_token(failure: jwt::Failure, request: &HttpRequest<'_>) -> Outcome {
 /// Characters of the request's address in a `www-authenticate` header.
 const REALM_MAX: usize = 256;
 
-fn authorizers(mesh: &Mesh) -> BTreeMap<String, OnError> {
-    let providers = mesh.extension_providers.iter();
-    let authorizers = providers.filter_map(|provider| match &provider.kind {
-        ProviderKind::ExtAuthzGrpc(settings) | ProviderKind::ExtAuthzHttp(settings) => {
-            let on_error = OnError {
-                open: settings.fail_open,
-                status: settings.status_on_error.unwrap_or(403),
-            };
-            Some((provider.name.clone(), on_error))
-        }
-        ProviderKind::Other => None,
-    });
-    authorizers.collect()
+fn authorizers(mesh: &Mesh) -> BTreeMap<String, Arc<AuthorizerSettings>> {
+    let mut authorizers = BTreeMap::new();
+    for provider in &mesh.extension_providers {
+        let (grpc, settings) = match &provider.kind {
+            ProviderKind::ExtAuthzGrpc(settings) => (true, settings.clone()),
+            ProviderKind::ExtAuthzHttp(settings) => (false, settings.clone()),
+            ProviderKind::Other => continue,
+        };
+        let settings = AuthorizerSettings { grpc, settings };
+        authorizers.insert(provider.name.clone(), Arc::new(settings));
+    }
+    authorizers
 }
 
 #[cfg(test)]

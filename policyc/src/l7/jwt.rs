@@ -6,6 +6,7 @@
 
 mod keys;
 mod locate;
+mod ring;
 mod token;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -19,6 +20,8 @@ use serde_json::{Map, Value};
 pub use keys::KeySet;
 pub(super) use locate::without_params;
 use locate::{Found, Locations, Place};
+use ring::Keys;
+pub use ring::{KeyRing, KeySlot, KeySource};
 pub use token::Failure;
 
 use super::request::HttpRequest;
@@ -28,7 +31,7 @@ use crate::ir::{JwtRule, Program};
 #[derive(Debug)]
 pub struct Provider {
     rule: JwtRule,
-    keys: Arc<KeySet>,
+    keys: Keys,
     locations: Locations,
 }
 
@@ -69,25 +72,26 @@ struct Accepted<'a> {
     payload: Payload,
 }
 
-/// All issuers of a program, by RequestAuthentication.
-pub fn providers(program: &Program) -> Vec<Vec<Arc<Provider>>> {
+/// All issuers of a program, by RequestAuthentication. Key sets that are neither in a policy nor in the
+/// program are the ring's: without them every token of the issuer is refused, as with Istio's dummy key.
+pub fn providers(program: &Program, ring: &KeyRing) -> Vec<Vec<Arc<Provider>>> {
     let mut parsed: BTreeMap<&str, Arc<KeySet>> = BTreeMap::new();
     let mut all = Vec::with_capacity(program.authentications.len());
     for authentication in &program.authentications {
         let mut providers = Vec::with_capacity(authentication.jwt_rules.len());
         for rule in &authentication.jwt_rules {
             let by_uri = || program.key_sets.get(rule.jwks_uri.as_ref()?);
-            // No key set: every token of the issuer is refused, as with Istio's dummy key.
-            let text = rule
-                .jwks
-                .as_ref()
-                .or_else(by_uri)
-                .map_or("", String::as_str);
-            let keys = parsed
-                .entry(text)
-                .or_insert_with(|| KeySet::parse(text).into());
+            let keys = match rule.jwks.as_ref().or_else(by_uri) {
+                Some(text) => {
+                    let set = parsed.entry(text);
+                    Keys::Given(Arc::clone(
+                        set.or_insert_with(|| KeySet::parse(text).into()),
+                    ))
+                }
+                None => Keys::Fetched(ring.slot(KeySource::of(rule), rule.timeout_ms)),
+            };
             providers.push(Arc::new(Provider {
-                keys: Arc::clone(keys),
+                keys,
                 locations: Locations::new(rule),
                 rule: rule.clone(),
             }));
@@ -277,7 +281,7 @@ impl Provider {
 
     fn verify(&self, found: &Found, now: u64) -> Result<Payload, Failure> {
         let token = token::Token::parse(&found.token)?;
-        token.check(&self.rule, &self.keys, now)?;
+        token.check(&self.rule, &self.keys.now(), now)?;
         Ok(Payload {
             encoded: token.encoded_payload.into(),
             claims: token.payload,

@@ -23,8 +23,8 @@ use policyc::{
 use tokio::sync::watch;
 
 use crate::proxy::{
-    Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Reporter, Ruling,
-    UpstreamTarget, start,
+    Authorizers, Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Refusal, Reporter,
+    Ruling, UpstreamTarget, Why, start,
 };
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -36,6 +36,8 @@ pub struct World {
     pub decision: Mutex<Decision>,
     changes: watch::Sender<u64>,
     pub events: Mutex<Vec<(Expected, Cause, Option<String>)>>,
+    pub refusals: Mutex<Vec<Refusal>>,
+    pub authorizers: Mutex<Option<Arc<dyn Authorizers>>>,
     /// Clients that were announced and have not ended.
     pub clients: AtomicI64,
     pub open: AtomicI64,
@@ -60,6 +62,9 @@ impl Judge for World {
     fn policy_name(&self, _: u32, rule: RuleRef) -> Option<String> {
         Some(format!("ns/p{}", rule.policy.0))
     }
+    fn authorizers(&self) -> Option<Arc<dyn Authorizers>> {
+        lock(&self.authorizers).clone()
+    }
 }
 
 impl Flows for World {
@@ -83,7 +88,10 @@ impl Flows for World {
 impl Reporter for World {
     fn verdict(&self, event: &Event<'_>) {
         let policy = event.policy.map(String::from);
-        lock(&self.events).push((event.verdict, event.cause, policy));
+        match event.why {
+            Why::Policy(cause) => lock(&self.events).push((event.verdict, cause, policy)),
+            Why::Proxy(refusal) => lock(&self.refusals).push(refusal),
+        }
     }
 }
 
@@ -166,6 +174,8 @@ impl Bed {
             decision: Mutex::new(deny_admin(Otherwise::Deny)),
             changes: watch::Sender::new(0),
             events: Mutex::default(),
+            refusals: Mutex::default(),
+            authorizers: Mutex::default(),
             clients: AtomicI64::new(0),
             open: AtomicI64::new(0),
             opened: AtomicI64::new(0),

@@ -30,6 +30,16 @@ impl KeySet {
         }
     }
 
+    /// Keys that can verify something.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Nothing verifies.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Whether some key that the token may mean verifies its signature.
     pub fn verify(
         &self,

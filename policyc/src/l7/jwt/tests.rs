@@ -43,7 +43,7 @@ fn authenticator(rules: Vec<JwtRule>) -> Authenticator {
         }],
         ..Program::default()
     };
-    let providers = providers(&program);
+    let providers = providers(&program, &KeyRing::default());
     Authenticator::new(providers.iter().map(Vec::as_slice))
 }
 

@@ -42,18 +42,21 @@ pub use status::{PodStatus, Status};
 use crate::{
     apply::{self, ApplyError, Before, Generation, Settings},
     attach::AttachError,
+    ext_authz::ExtAuthz,
     flows::{
         FlowsError, OutFlows, Owner, address_of,
         datagrams::DatagramFlows,
         denied::{self, Exempt},
     },
     inventory::{Inventory, LocalPod, PodName},
+    key_sets::{Fetcher, KeySetStatus},
     object::ObjectError,
     pins::PinsError,
     proxy::Flow,
     proxy_host::Watched,
     report::{
         Kind, Reporter,
+        access::AccessLog,
         counters::{Counters, CountersError},
         line,
     },
@@ -84,6 +87,11 @@ pub struct Agent {
     configuration: BTreeMap<String, serde_json::Value>,
     /// Which bundles are accepted.
     trust: Trust,
+    /// Asks authorizers.
+    pub(crate) authorizers: Arc<ExtAuthz>,
+    /// Keeps key sets fresh.
+    pub fetcher: Fetcher,
+    pub(crate) access: Option<AccessLog>,
 }
 
 struct State {
@@ -316,6 +324,29 @@ impl Agent {
 
     fn paths(&self) -> MutexGuard<'_, BTreeMap<PodName, HookPath>> {
         self.paths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Pods that should be policed and are not: `namespace/name`.
+    pub fn lost(&self) -> Vec<String> {
+        let state = self.state();
+        let lost = state.inventory.lost.iter();
+        lost.map(|(name, _)| format!("{}/{}", name.0, name.1))
+            .collect()
+    }
+
+    /// The key sets that are fetched.
+    pub fn key_sets(&self) -> Vec<KeySetStatus> {
+        self.fetcher.status()
+    }
+
+    /// Lines that the access log lacks.
+    pub fn access_lines_lost(&self) -> u64 {
+        self.access.as_ref().map_or(0, AccessLog::lost)
+    }
+
+    /// Fetches key sets for as long as the agent lives.
+    pub async fn fetch_keys(&self) {
+        self.fetcher.run(self.changes.subscribe()).await;
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -61,6 +61,8 @@ pub struct Settings {
     pub non_tcp: bool,
     /// Names of the interfaces whose packets may speak for pods of other nodes; empty: all.
     pub trusted_uplinks: Vec<String>,
+    /// Key sets that are fetched; all activations share it.
+    pub keys: policyc::l7::KeyRing,
 }
 
 impl Settings {
@@ -235,9 +237,11 @@ pub fn link(
     let words = Box::new(Kept(linked.words.clone()));
     let program = &loaded.bundle.program;
     let rules =
-        Rules::new(view.epoch, program, &linked, words).map_err(|source| ApplyError::Rules {
-            path: loaded.path.clone(),
-            source,
+        Rules::new(view.epoch, program, &linked, words, &settings.keys).map_err(|source| {
+            ApplyError::Rules {
+                path: loaded.path.clone(),
+                source,
+            }
         })?;
     let mut prepared = Prepared {
         rules,

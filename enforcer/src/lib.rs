@@ -5,7 +5,7 @@
 //! [`attach`] (programs onto interfaces), [`report`] (verdicts out), [`control`] (orders in).
 //! [`state`] is what one agent leaves to the next beside what the kernel holds.
 //! [`object`] owns the loaded programs and maps, [`proxy_netns`] the namespace that the proxy lives
-//! in, [`flows`] what is remembered about connections, [`rights`] what the agent must be allowed.
+//! in, [`ext_authz`] and [`key_sets`] what it needs of others, [`flows`] what is remembered about connections, [`rights`] what the agent must be allowed.
 
 pub mod addresses;
 pub mod agent;
@@ -15,12 +15,15 @@ pub mod cli;
 pub mod cni;
 pub mod control;
 pub mod detach;
+pub mod ext_authz;
 pub mod flows;
 pub mod inventory;
+pub mod key_sets;
 pub mod netlink;
 pub mod netns;
 pub mod object;
 pub mod pins;
+pub mod places;
 pub mod plain;
 pub mod proxy;
 pub mod proxy_flows;

@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     sync::{Arc, atomic::Ordering},
 };
 
@@ -20,11 +21,11 @@ use crate::{
     agent::Agent,
     netns::Netns,
     proxy::{
-        self, Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Refusal, Ruling,
-        Spoken, Stats, Why,
+        self, Access, Authorizers, Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig,
+        Refusal, Ruling, Spoken, Stats, Why,
     },
     proxy_flows::{Leg, ProxyFlows, key},
-    report::{Verdict, VerdictLine, line, requests},
+    report::{Verdict, VerdictLine, access::AccessLine, line, requests},
 };
 
 /// What can go wrong when the proxy is started.
@@ -83,6 +84,16 @@ impl Watched {
         }
     }
 
+    /// Times of requests by bucket, and their sum in seconds.
+    pub fn latency(&self) -> (Vec<u64>, f64) {
+        self.stats.latency.read()
+    }
+
+    /// Times that an authorizer was asked.
+    pub fn asked(&self) -> u64 {
+        self.stats.asked.load(Ordering::Relaxed)
+    }
+
     /// Slots of the pods that have connections through the proxy.
     pub fn slots(&self) -> BTreeSet<u32> {
         self.flows.slots()
@@ -91,17 +102,27 @@ impl Watched {
 
 /// Starts the proxy in its namespace and hands its listener to the kernel. It ends when dropped;
 /// what would be steered to it is refused from then on.
-pub fn start(agent: Arc<Agent>, flows: ProxyFlows, netns: Netns) -> Result<Proxy, ProxyStartError> {
+pub fn start(
+    config: ProxyConfig,
+    agent: Arc<Agent>,
+    flows: ProxyFlows,
+    netns: Netns,
+) -> Result<Proxy, ProxyStartError> {
     let name = netns.path().display().to_string();
-    run(agent, Arc::new(flows), netns).map_err(|source| ProxyStartError {
+    run(config, agent, Arc::new(flows), netns).map_err(|source| ProxyStartError {
         netns: name,
         source,
     })
 }
 
-fn run(agent: Arc<Agent>, maps: Arc<ProxyFlows>, netns: Netns) -> io::Result<Proxy> {
+fn run(
+    config: ProxyConfig,
+    agent: Arc<Agent>,
+    maps: Arc<ProxyFlows>,
+    netns: Netns,
+) -> io::Result<Proxy> {
     let descriptors = descriptors();
-    let config = within(descriptors, ProxyConfig::default());
+    let config = within(descriptors, config);
     tracing::info!(
         descriptors,
         connections_max = config.connections_max,
@@ -249,12 +270,32 @@ impl Judge for Agent {
         let generation = self.reporter.generation(epoch)?;
         generation.rules.policy_name(rule).map(str::to_owned)
     }
+
+    fn authorizers(&self) -> Option<Arc<dyn Authorizers>> {
+        Some(self.authorizers.clone())
+    }
+
+    fn principal(&self, address: IpAddr) -> Option<String> {
+        // As a certificate has it.
+        let principal = self.reporter.principal(address)?;
+        Some(format!("spiffe://{principal}"))
+    }
 }
 
 impl proxy::Reporter for Agent {
     fn wants_verdicts(&self) -> bool {
         // They are counted, whether anybody listens or not.
         true
+    }
+
+    fn wants_accesses(&self) -> bool {
+        self.access.is_some()
+    }
+
+    fn access(&self, access: &Access<'_>) {
+        if let Some(log) = &self.access {
+            log.write(&self.access_line(access));
+        }
     }
 
     fn verdict(&self, event: &Event<'_>) {
@@ -300,10 +341,7 @@ impl proxy::Reporter for Agent {
             dst_ip: destination,
             port: event.destination.port(),
             protocol: protocol.into(),
-            verdict: match event.verdict {
-                Expected::Allow => Verdict::Allow,
-                Expected::Deny => Verdict::Deny,
-            },
+            verdict: verdict(event.verdict),
             layer: Layer::L7,
             datapath: reason.clone(),
             reason,
@@ -338,6 +376,51 @@ fn hits<'a>(event: &'a Event<'_>) -> impl Iterator<Item = requests::Hit> + 'a {
         .chain(audit)
         .chain(tried("ALLOW", event.dry_run_allow))
         .chain(tried("DENY", event.dry_run_deny))
+}
+
+impl Agent {
+    fn access_line(&self, access: &Access<'_>) -> AccessLine {
+        let source = access.source.ip().to_canonical();
+        let destination = access.destination.ip().to_canonical();
+        let (protocol, http, sni) = spoken(&access.spoken);
+        let (method, path, host) = match http {
+            Some(http) => (Some(http.method), Some(http.path), http.host),
+            None => (None, None, None),
+        };
+        AccessLine {
+            time: line::now(),
+            src: self.reporter.peer(source),
+            src_ip: source,
+            src_port: access.source.port(),
+            principal: self.reporter.principal(source),
+            dst: self.reporter.peer(destination),
+            dst_ip: destination,
+            port: access.destination.port(),
+            protocol: protocol.into(),
+            method,
+            path,
+            host,
+            request_id: access.request_id.map(str::to_owned),
+            sni,
+            status: access.status,
+            verdict: verdict(access.verdict),
+            reason: access.why.map(reason),
+            policy: access.policy.map(str::to_owned),
+            rule: access.rule.map(|rule| rule.rule),
+            broken_off: access.broken_off,
+            received: access.received,
+            sent: access.sent,
+            duration_us: u64::try_from(access.time.as_micros()).unwrap_or(u64::MAX),
+            epoch: access.epoch,
+        }
+    }
+}
+
+fn verdict(verdict: Expected) -> Verdict {
+    match verdict {
+        Expected::Allow => Verdict::Allow,
+        Expected::Deny => Verdict::Deny,
+    }
 }
 
 /// The word for why.

@@ -3,9 +3,11 @@
 //! A kernel event names an activation and a cell; [`Reporter`] turns it into policy, rule and pod
 //! names by the records of exactly that activation, so attribution cannot drift from enforcement.
 
+pub mod access;
 pub mod counters;
 pub mod events;
 pub mod line;
+pub mod metrics;
 mod notice;
 pub mod requests;
 
@@ -56,6 +58,14 @@ pub struct Reporter {
     next: AtomicU64,
     /// Wall clock minus the kernel's, in nanoseconds.
     boot: i128,
+}
+
+/// Who holds an address.
+struct Named {
+    /// `namespace/name`
+    pod: String,
+    /// `spiffe://...`
+    principal: String,
 }
 
 impl Reporter {

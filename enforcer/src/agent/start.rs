@@ -18,7 +18,7 @@ use enforcer_ebpf::{
     words::{Words as _, header},
 };
 use futures_util::FutureExt;
-use tokio::net::UnixListener;
+use tokio::{net::UnixListener, runtime::Handle};
 
 use super::{
     Agent, HookChoice, Hooks, OrderError, State, take_up::take_up, takeover::Takeover,
@@ -28,18 +28,22 @@ use crate::{
     attach::{Attach, AttachError, Attacher, Classifiers, others_programs},
     cni,
     control::{self, Bound, ControlError},
+    ext_authz::ExtAuthz,
     flows::{FlowsError, OutFlows, datagrams::DatagramFlows, denied::Exempt},
     inventory::{self, Inventory, InventoryError, Wanted},
+    key_sets::{Fetcher, Freshness},
     netlink::{self, NetlinkError},
     netns::{Netns, NetnsError},
     object::{self, Object, ObjectError, Room, take},
     pins::{Lock, Pins, PinsError},
-    proxy::Proxy,
+    places::Places,
+    proxy::{Proxy, ProxyConfig},
     proxy_flows::{ProxyFlows, ProxyFlowsError},
     proxy_host::{self, ProxyStartError},
     proxy_netns::{self, ProxyNetns, ProxyNetnsError, There},
     report::{
         Reporter,
+        access::{AccessLog, AccessLogError},
         counters::{Counters, CountersError},
         events::Log,
     },
@@ -72,7 +76,11 @@ pub struct Options {
     /// All of this as it was given, for reports.
     pub configuration: BTreeMap<String, serde_json::Value>,
     /// Without it, what the proxy would judge is refused.
-    pub proxy: bool,
+    pub proxy: Option<ProxyConfig>,
+    /// How key sets are kept fresh.
+    pub freshness: Freshness,
+    /// Where accesses are logged; `-` is standard output.
+    pub access_log: Option<PathBuf>,
     pub attach: Attach,
     pub hook: HookChoice,
     /// Least words of a table; `None`: twice what the first one needs.
@@ -137,6 +145,8 @@ pub enum StartError {
     Counters(#[from] CountersError),
     #[error(transparent)]
     ProxyFlows(#[from] ProxyFlowsError),
+    #[error(transparent)]
+    AccessLog(#[from] AccessLogError),
     #[error(transparent)]
     Order(#[from] OrderError),
     #[error("cannot read the events of the kernel")]
@@ -286,6 +296,10 @@ async fn bring_up(
     tracing::debug!(left, "flows of an earlier proxy");
     let reporter = Arc::new(Reporter::new());
     reporter.name_pods(&first.inventory.cluster);
+    let places = Arc::new(Places::default());
+    places.know(&first.inventory.cluster);
+    let access = options.access_log.as_deref().map(AccessLog::open);
+    let access = access.transpose()?;
     let Object { mut ebpf, tables } = object;
     let (before, capacity) = (Before::of(&tables), tables.capacity());
     let hooks = Hooks {
@@ -339,6 +353,9 @@ async fn bring_up(
         paths: Mutex::default(),
         configuration: options.configuration.clone(),
         trust: first.trust,
+        authorizers: Arc::new(ExtAuthz::new(Handle::current(), places.clone())),
+        fetcher: Fetcher::new(options.settings.keys.clone(), places, options.freshness),
+        access,
     });
     let proxy = start_proxy(options, &agent, proxy_flows, &place)?;
     let takeover = Takeover {
@@ -408,12 +425,13 @@ fn start_proxy(
     flows: ProxyFlows,
     place: &ProxyNetns,
 ) -> Result<Option<Proxy>, StartError> {
-    if !options.proxy {
+    let Some(config) = options.proxy.clone() else {
         return Ok(None);
-    }
+    };
     let netns = Netns::open(place.netns.path())?;
     // It has a runtime of its own, which ends there and then when it cannot listen.
-    let started = tokio::task::block_in_place(|| proxy_host::start(agent.clone(), flows, netns));
+    let started =
+        tokio::task::block_in_place(|| proxy_host::start(config, agent.clone(), flows, netns));
     Ok(Some(started?))
 }
 

@@ -49,6 +49,9 @@ pub struct Status {
     /// `None` where no proxy runs.
     pub proxy: Option<ProxyStatus>,
     pub hits: Vec<HitCount>,
+    /// Key sets that are fetched for the active policies.
+    #[serde(default)]
+    pub key_sets: Vec<crate::key_sets::KeySetStatus>,
     /// What is judged and not hindered, and for how long.
     pub pauses: Vec<PauseStatus>,
     pub shadow: Option<ShadowStatus>,
@@ -195,6 +198,7 @@ impl Agent {
                 folder: state.keeper.folder().display().to_string(),
                 trouble: state.keeper.trouble().map(str::to_owned),
             },
+            key_sets: self.key_sets(),
             configuration: self.configuration.clone(),
         })
     }

@@ -1,5 +1,6 @@
 //! `enforcer run`: the agent itself.
 
+mod proxy;
 mod tasks;
 
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
@@ -24,7 +25,7 @@ use crate::{
     detach::{self, DetachError, Removed},
     inventory::Wanted,
     pins::Pins,
-    report::events,
+    report::{events, metrics},
     trust, uplinks,
 };
 
@@ -139,6 +140,8 @@ pub struct Run {
     #[arg(long, value_enum, env = "ENFORCER_LOG_FORMAT", default_value = "human")]
     log_format: Format,
     #[command(flatten)]
+    proxy: proxy::ProxyArgs,
+    #[command(flatten)]
     place: PlaceArgs,
     #[command(flatten)]
     socket: SocketArgs,
@@ -200,6 +203,12 @@ impl Run {
         let began = std::time::Instant::now();
         // Before anything is made, so that no end of the agent goes unnoticed.
         let mut signals = Signals::listen()?;
+        let metrics = match self.proxy.metrics_listen {
+            Some(address) => Some(metrics::bind(address).await.map_err(|error| {
+                format!("cannot listen at {address} for --metrics-listen: {error}")
+            })?),
+            None => None,
+        };
         let options = self.options();
         let (running, lock) = start::start(&options, signals.wait()).await?;
         let Running {
@@ -221,6 +230,12 @@ impl Run {
         if let Some(log) = log {
             tokio::spawn(supervise("log", events::forward(log)));
         }
+        if let Some(listener) = metrics {
+            let served = metrics::serve(listener, agent.clone());
+            tokio::spawn(supervise("metrics", served));
+        }
+        let fetching = agent.clone();
+        tokio::spawn(async move { fetching.fetch_keys().await });
         tokio::spawn(clean(agent.clone()));
         let hands = Hands {
             ebpf: object,
@@ -290,6 +305,7 @@ impl Run {
                 excluded_namespaces: self.exclude_namespace.clone(),
                 non_tcp: self.non_tcp == NonTcp::Enforce,
                 trusted_uplinks: self.trusted_uplink.clone(),
+                keys: Default::default(),
             },
             signature_keys: self.require_signature.clone(),
             accepted: self.accepted.clone(),
@@ -298,7 +314,9 @@ impl Run {
             socket: self.socket.socket.clone(),
             state: self.state.folder(&self.socket),
             configuration: self.effective.clone(),
-            proxy: !self.no_proxy,
+            proxy: (!self.no_proxy).then(|| self.proxy.config()),
+            freshness: self.proxy.freshness(),
+            access_log: self.proxy.access_log.clone(),
             attach: self.attach.unwrap_or_else(Attach::best),
             hook: self.hook,
             capacity: self.capacity,

@@ -81,7 +81,10 @@ impl Body for Upload {
                     }
                     Ok(frame)
                 }
-                Err(error) => Err(error.into()),
+                Err(error) => {
+                    self.flight.cut();
+                    Err(error.into())
+                }
             })
         })
     }

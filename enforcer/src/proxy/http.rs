@@ -221,6 +221,12 @@ impl Serving {
         };
         match carried.unwrap_or(Err(Refusal::UpstreamTimeout)) {
             Ok(response) => self.finish(response, to_client, on_client, exchange),
+            // The pod is not to blame; what is, was counted where it was seen.
+            Err(_) if flight.is_cut() => {
+                exchange.failed(Refusal::BodyTimeout);
+                exchange.break_off();
+                local(Answer::new(408, "Request Timeout".into(), grpc), exchange)
+            }
             Err(refusal) => {
                 conn.refuse(refusal);
                 exchange.failed(refusal);

@@ -8,7 +8,7 @@ use enforcer_ebpf::{
 };
 use policyc::{
     ir::{Program, RuleRef},
-    l7::{CompileError, CompiledResidual, Engine},
+    l7::{CompileError, CompiledResidual, Engine, KeyRing},
     link::Linked,
     request::{Cause, Expected},
 };
@@ -33,14 +33,16 @@ struct Settled {
 }
 
 impl Rules {
-    /// Compiles what is left for userspace. `words` are those of `linked`, wherever they are kept.
+    /// Compiles what is left for userspace. `words` are those of `linked`, wherever they are kept;
+    /// `keys` has the key sets that the program does not.
     pub fn new(
         epoch: u32,
         program: &Program,
         linked: &Linked,
         words: Box<dyn Words + Send + Sync>,
+        keys: &KeyRing,
     ) -> Result<Self, CompileError> {
-        let engine = Engine::new(program);
+        let engine = Engine::with_keys(program, keys);
         let residuals = linked.residuals.iter();
         let residuals = residuals.map(|residual| engine.compile(residual).map(Arc::new));
         let records = linked.records.iter().map(|record| Settled {

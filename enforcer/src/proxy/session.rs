@@ -37,6 +37,8 @@ pub(super) struct Session {
 pub(super) struct Flight {
     asked: Asked,
     lost: AtomicBool,
+    /// The client has not sent its body to the end.
+    cut: AtomicBool,
     up: AtomicWaker,
     down: AtomicWaker,
 }
@@ -119,6 +121,7 @@ impl Flight {
         Self {
             asked,
             lost: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
             up: AtomicWaker::new(),
             down: AtomicWaker::new(),
         }
@@ -147,6 +150,15 @@ impl Flight {
 
     pub fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
+    }
+
+    /// The client does not send the rest of its body.
+    pub fn cut(&self) {
+        self.cut.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// Ready when the permission is lost; asked by whoever carries the request's body.

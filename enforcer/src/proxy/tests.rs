@@ -1,6 +1,9 @@
 //! The proxy on loopback, before a pod that writes down what reaches it.
 
+mod authorizer;
+mod change;
 mod http;
 mod other;
+mod silence;
 mod smuggling;
 mod world;

@@ -14,7 +14,7 @@ use crate::{
 /// A task that should never end says so when it does.
 pub(super) async fn supervise(what: &str, task: impl Future<Output = std::io::Result<()>>) {
     if let Err(error) = task.await {
-        tracing::error!(%error, what, "stopped reading from the kernel");
+        tracing::error!(%error, what, "stopped");
     }
 }
 

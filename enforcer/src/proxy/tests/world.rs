@@ -157,6 +157,11 @@ pub struct Bed {
 impl Bed {
     /// A proxy before a pod that answers each request with 200 and `ok`, and keeps its head.
     pub fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// The same with other limits.
+    pub fn with(change: impl FnOnce(&mut ProxyConfig)) -> Self {
         let heads = Arc::new(Mutex::new(Vec::new()));
         let kept = Arc::clone(&heads);
         let pod = pod(move |mut stream| {
@@ -165,7 +170,7 @@ impl Bed {
         });
         Self {
             heads,
-            ..Self::before(pod, |_| {})
+            ..Self::before(pod, change)
         }
     }
 

@@ -1,0 +1,157 @@
+//! Where others listen whom the agent itself asks: authorizers and issuers of keys. A Service of the
+//! inventory is reached at its pods; any other name is the resolver's business.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use policyc::cluster::{Cluster, Pod, Service, TargetPort};
+
+/// Names and addresses.
+#[derive(Debug, Default)]
+pub struct Places {
+    /// By (name, namespace) of a Service and its port.
+    services: RwLock<BTreeMap<(String, String, u16), Vec<SocketAddr>>>,
+    next: AtomicUsize,
+}
+
+impl Places {
+    /// Learns the Services of an inventory, in the place of those known before.
+    pub fn know(&self, cluster: &Cluster) {
+        let mut services = BTreeMap::new();
+        for service in &cluster.services {
+            let selected: Vec<&Pod> = cluster
+                .pods
+                .iter()
+                .filter(|pod| selects(service, pod))
+                .collect();
+            for port in &service.ports {
+                let ends = selected
+                    .iter()
+                    .flat_map(|pod| ends(pod, &port.target))
+                    .collect();
+                let key = (service.name.clone(), service.namespace.clone(), port.port);
+                services.insert(key, ends);
+            }
+        }
+        *self
+            .services
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = services;
+    }
+
+    /// An address of a host: an IP address, a Service of the inventory as `NAME.NAMESPACE[.svc[...]]`,
+    /// or what the resolver knows. Where there are several, one after the other.
+    pub async fn find(&self, host: &str, port: u16) -> io::Result<SocketAddr> {
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        if let Ok(ip) = bare.parse::<IpAddr>() {
+            return Ok(SocketAddr::new(ip, port));
+        }
+        let found = match self.service(host, port) {
+            Some(ends) if ends.is_empty() => {
+                return Err(io::Error::new(
+                    io::ErrorKind::NotFound,
+                    format!("no pod of Service `{host}` has an address"),
+                ));
+            }
+            Some(ends) => ends,
+            None => tokio::net::lookup_host((host, port)).await?.collect(),
+        };
+        let next = self.next.fetch_add(1, Ordering::Relaxed);
+        let one = found.get(next % found.len().max(1)).copied();
+        one.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, format!("`{host}` has no address"))
+        })
+    }
+
+    fn service(&self, host: &str, port: u16) -> Option<Vec<SocketAddr>> {
+        let mut parts = host.splitn(3, '.');
+        let (name, namespace, rest) = (parts.next()?, parts.next()?, parts.next());
+        let local = rest.is_none_or(|rest| rest == "svc" || rest.starts_with("svc."));
+        let key = (name.to_owned(), namespace.to_owned(), port);
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.get(&key).filter(|_| local).cloned()
+    }
+}
+
+fn selects(service: &Service, pod: &Pod) -> bool {
+    let labels = &pod.template.labels;
+    !service.selector.is_empty()
+        && !pod.finished
+        && pod.namespace == service.namespace
+        && service
+            .selector
+            .iter()
+            .all(|(name, value)| labels.get(name) == Some(value))
+}
+
+fn ends(pod: &Pod, target: &TargetPort) -> Vec<SocketAddr> {
+    let port = match target {
+        TargetPort::Number(port) => Some(*port),
+        TargetPort::Name(name) => {
+            let mut ports = pod.template.ports.iter();
+            ports.find(|port| port.name == *name).map(|port| port.port)
+        }
+    };
+    // The first address is the one that a pod is known by.
+    let ip = pod.ips.first().copied();
+    port.zip(ip)
+        .map(|(port, ip)| SocketAddr::new(ip, port))
+        .into_iter()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use policyc::{diagnostic::any_error, read};
+
+    use super::*;
+
+    const CLUSTER: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: authz, namespace: shop}
+spec:
+  selector: {app: authz}
+  ports: [{port: 9000, targetPort: grpc}, {port: 80, targetPort: 8000}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: authz-1, namespace: shop, labels: {app: authz}}
+spec:
+  containers: [{name: main, image: a, ports: [{name: grpc, containerPort: 9191}]}]
+status: {phase: Running, podIP: 10.0.0.7}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, namespace: shop, labels: {app: other}}
+spec: {containers: [{name: main, image: a}]}
+status: {phase: Running, podIP: 10.0.0.8}
+";
+
+    #[tokio::test]
+    async fn a_service_is_its_pods_and_an_address_is_itself() {
+        let (loaded, found) = read::load_str("cluster.yaml", CLUSTER, None);
+        assert!(!any_error(&found), "{found:?}");
+        let places = Places::default();
+        places.know(&loaded.cluster);
+        for (host, port, expected) in [
+            ("authz.shop.svc.cluster.local", 9000, "10.0.0.7:9191"),
+            ("authz.shop.svc", 80, "10.0.0.7:8000"),
+            ("authz.shop", 80, "10.0.0.7:8000"),
+            ("10.1.2.3", 5, "10.1.2.3:5"),
+            ("[fd00::1]", 5, "[fd00::1]:5"),
+        ] {
+            let found = places.find(host, port).await.expect(host);
+            assert_eq!(found.to_string(), expected, "{host}");
+        }
+        assert_eq!(places.service("authz.shop.example.com", 80), None);
+        assert_eq!(places.service("authz.shop.svc", 81), None);
+    }
+}

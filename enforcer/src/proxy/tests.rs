@@ -3,6 +3,7 @@
 mod authorizer;
 mod change;
 mod http;
+mod judged;
 mod other;
 mod silence;
 mod smuggling;

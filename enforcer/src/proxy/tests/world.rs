@@ -24,7 +24,7 @@ use tokio::sync::watch;
 
 use crate::proxy::{
     Authorizers, Decision, Event, Flow, Flows, Judge, Maker, Proxy, ProxyConfig, Refusal, Reporter,
-    Ruling, UpstreamTarget, Why, start,
+    Ruling, Spoken, UpstreamTarget, Why, start,
 };
 
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -37,6 +37,8 @@ pub struct World {
     changes: watch::Sender<u64>,
     pub events: Mutex<Vec<(Expected, Cause, Option<String>)>>,
     pub refusals: Mutex<Vec<Refusal>>,
+    /// Verdict, method and target of each request that was judged.
+    pub judged: Mutex<Vec<(Expected, String, String)>>,
     pub authorizers: Mutex<Option<Arc<dyn Authorizers>>>,
     /// Clients that were announced and have not ended.
     pub clients: AtomicI64,
@@ -88,6 +90,9 @@ impl Flows for World {
 impl Reporter for World {
     fn verdict(&self, event: &Event<'_>) {
         let policy = event.policy.map(String::from);
+        if let Spoken::Http { method, target, .. } = event.spoken {
+            lock(&self.judged).push((event.verdict, method.into(), target.into()));
+        }
         match event.why {
             Why::Policy(cause) => lock(&self.events).push((event.verdict, cause, policy)),
             Why::Proxy(refusal) => lock(&self.refusals).push(refusal),
@@ -180,6 +185,7 @@ impl Bed {
             changes: watch::Sender::new(0),
             events: Mutex::default(),
             refusals: Mutex::default(),
+            judged: Mutex::default(),
             authorizers: Mutex::default(),
             clients: AtomicI64::new(0),
             open: AtomicI64::new(0),

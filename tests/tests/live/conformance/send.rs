@@ -15,7 +15,7 @@ use tests::netns::Netns;
 
 use super::manifests::Token;
 
-const PATIENCE: Duration = Duration::from_secs(4);
+const PATIENCE: Duration = Duration::from_secs(10);
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 /// No HTTP, and no beginning of it.
 const BINARY: &[u8] = b"\x00\x01\x02binary\n";

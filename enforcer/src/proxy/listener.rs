@@ -129,6 +129,8 @@ fn bind(mut address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
     let kind = Type::STREAM.nonblocking().cloexec();
     let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it.
+    socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
@@ -211,7 +213,6 @@ impl Spare {
 async fn serve(shared: Arc<Shared>, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
     // The listener answers for every address: the connection's own end is the pod's.
     let pod = plain(stream.local_addr()?);
-    stream.set_nodelay(true)?;
     let within = shared.config.sniff_timeout;
     let conn = Arc::new(Conn::new(shared, client, pod));
     let (spoken, read) = sniff::sniff(&mut stream, within).await?;

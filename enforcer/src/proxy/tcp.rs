@@ -1,12 +1,15 @@
 //! Bytes, both ways, for what is not HTTP and for what HTTP was upgraded to.
 
 use std::{
+    future::poll_fn,
     io,
-    pin::pin,
+    mem::MaybeUninit,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    task::{Context, Poll},
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use policyc::{
     request::{Authorizer, Expected, Wire},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     sync::watch,
     time::{Instant, sleep_until},
@@ -158,20 +161,22 @@ pub(super) async fn tunnel(
     idle: Duration,
     on_break: impl FnOnce(bool),
 ) -> Carried {
-    let (client_read, client_write) = tokio::io::split(client);
-    let (up_read, up_write) = tokio::io::split(up);
     let moved = Moved {
         start: Instant::now(),
         last_ms: AtomicU64::new(0),
     };
     let (to_pod, to_client) = (AtomicU64::new(0), AtomicU64::new(0));
     let carrying = async {
-        let carry = async {
-            tokio::try_join!(
-                copy(client_read, up_write, &moved, &to_pod),
-                copy(up_read, client_write, &moved, &to_client)
-            )
-        };
+        let (mut client, mut up) = (client, up);
+        let (mut up_stream, mut down_stream) = (Half::new(&to_pod), Half::new(&to_client));
+        let carry = poll_fn(|context| {
+            let up_ended = up_stream.poll(&mut client, &mut up, &moved, context)?;
+            let down_ended = down_stream.poll(&mut up, &mut client, &moved, context)?;
+            match (up_ended, down_ended) {
+                (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+                _ => Poll::Pending,
+            }
+        });
         let mut carry = pin!(carry);
         let error = loop {
             tokio::select! {
@@ -224,22 +229,111 @@ impl Moved {
     }
 }
 
-/// Reads no more than it could write: a slow reader slows the writer.
-async fn copy(
-    mut from: impl AsyncRead + Unpin,
-    mut to: impl AsyncWrite + Unpin,
-    moved: &Moved,
-    bytes: &AtomicU64,
-) -> io::Result<()> {
-    let mut buffer = vec![0; 16 << 10];
-    loop {
-        let count = from.read(&mut buffer).await?;
-        moved.now();
-        if count == 0 {
-            return to.shutdown().await;
+/// One direction. It holds bytes only while they cannot be written: a thousand tunnels that carry
+/// nothing have no buffer.
+struct Half<'a> {
+    /// Read and not yet written, from `at` on.
+    waiting: Vec<u8>,
+    at: usize,
+    state: State,
+    carried: &'a AtomicU64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Open,
+    /// What was read ends; the other side is to be told.
+    Ending,
+    Ended,
+}
+
+/// Bytes read at once.
+const READ: usize = 16 << 10;
+
+impl<'a> Half<'a> {
+    fn new(carried: &'a AtomicU64) -> Self {
+        Self {
+            waiting: Vec::new(),
+            at: 0,
+            state: State::Open,
+            carried,
         }
-        to.write_all(&buffer[..count]).await?;
-        bytes.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    /// Reads no more than it could write: a slow reader slows the writer. `Ok(Ready)` when all has
+    /// been carried to the end.
+    fn poll<R, W>(
+        &mut self,
+        from: &mut R,
+        to: &mut W,
+        moved: &Moved,
+        context: &mut Context<'_>,
+    ) -> io::Result<Poll<()>>
+    where
+        R: AsyncRead + Unpin,
+        W: AsyncWrite + Unpin,
+    {
+        loop {
+            while let Some(rest @ [_, ..]) = self.waiting.get(self.at..) {
+                match Pin::new(&mut *to).poll_write(context, rest)? {
+                    Poll::Pending => return self.flush(to, context),
+                    Poll::Ready(count) => self.wrote(count, moved)?,
+                }
+            }
+            self.waiting = Vec::new();
+            self.at = 0;
+            match self.state {
+                State::Ended => return Ok(Poll::Ready(())),
+                State::Ending => match Pin::new(&mut *to).poll_shutdown(context)? {
+                    Poll::Pending => return Ok(Poll::Pending),
+                    Poll::Ready(()) => self.state = State::Ended,
+                },
+                State::Open => {
+                    let mut bytes = [MaybeUninit::uninit(); READ];
+                    let mut buffer = ReadBuf::uninit(&mut bytes);
+                    if Pin::new(&mut *from)
+                        .poll_read(context, &mut buffer)?
+                        .is_pending()
+                    {
+                        return self.flush(to, context);
+                    }
+                    moved.now();
+                    let read = buffer.filled();
+                    if read.is_empty() {
+                        self.state = State::Ending;
+                        continue;
+                    }
+                    let written = match Pin::new(&mut *to).poll_write(context, read)? {
+                        Poll::Ready(count) => {
+                            self.wrote(count, moved)?;
+                            count
+                        }
+                        Poll::Pending => 0,
+                    };
+                    self.waiting = read.get(written..).unwrap_or_default().to_vec();
+                    self.at = 0;
+                }
+            }
+        }
+    }
+
+    fn wrote(&mut self, count: usize, moved: &Moved) -> io::Result<()> {
+        if count == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.at += count;
+        self.carried.fetch_add(count as u64, Ordering::Relaxed);
         moved.now();
+        Ok(())
+    }
+
+    /// Nothing more can be done now, but what was written must not wait for it.
+    fn flush<W: AsyncWrite + Unpin>(
+        &self,
+        to: &mut W,
+        context: &mut Context<'_>,
+    ) -> io::Result<Poll<()>> {
+        let _later = Pin::new(to).poll_flush(context)?;
+        Ok(Poll::Pending)
     }
 }

@@ -255,7 +255,8 @@ impl Scrape {
             asked,
         )?;
         let (buckets, sum) = watched.latency();
-        let bounds = BOUNDS.iter().copied().chain([f64::INFINITY]);
+        // What the library writes as `+Inf`.
+        let bounds = BOUNDS.iter().copied().chain([f64::MAX]);
         let count = buckets.iter().sum();
         let buckets: Vec<(f64, u64)> = bounds.zip(buckets).collect();
         let mut metric = to.encode_descriptor(

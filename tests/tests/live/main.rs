@@ -1,5 +1,6 @@
 //! Enforcement for real: the agent as a process, real namespaces, real TCP.
 
+mod asks;
 mod attribution;
 mod changes;
 mod conformance;

@@ -10,7 +10,7 @@ use std::{
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use super::policies::{Kind, account, address, path};
+use super::policies::{Kind, address, path};
 
 const TYPE: &str = "type.googleapis.com/envoy.extensions.filters";
 
@@ -113,7 +113,8 @@ fn policies(kind: Kind, count: usize) -> Value {
             {"header": {"name": ":method", "string_match": {"exact": "GET"}}}]}});
         let from = json!({"direct_remote_ip": {
             "address_prefix": address(i, count), "prefix_len": 32}});
-        let name = format!("ns[default]-policy[{}]-rule[0]", account(i, count));
+        // Envoy asks them in the order of their names.
+        let name = format!("ns[default]-policy[p{i:05}]-rule[0]");
         all.insert(
             name,
             json!({

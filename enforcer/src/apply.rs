@@ -236,13 +236,12 @@ pub fn link(
         })?;
     let words = Box::new(Kept(linked.words.clone()));
     let program = &loaded.bundle.program;
-    let rules =
-        Rules::new(view.epoch, program, &linked, words, &settings.keys).map_err(|source| {
-            ApplyError::Rules {
-                path: loaded.path.clone(),
-                source,
-            }
-        })?;
+    let rules = Rules::with_keys(view.epoch, program, &linked, words, &settings.keys).map_err(
+        |source| ApplyError::Rules {
+            path: loaded.path.clone(),
+            source,
+        },
+    )?;
     let mut prepared = Prepared {
         rules,
         slots: slots_by_address(inventory, &linked),

@@ -33,9 +33,19 @@ struct Settled {
 }
 
 impl Rules {
+    /// As [`Rules::with_keys`], without key sets beyond the program's own.
+    pub fn new(
+        epoch: u32,
+        program: &Program,
+        linked: &Linked,
+        words: Box<dyn Words + Send + Sync>,
+    ) -> Result<Self, CompileError> {
+        Self::with_keys(epoch, program, linked, words, &KeyRing::default())
+    }
+
     /// Compiles what is left for userspace. `words` are those of `linked`, wherever they are kept;
     /// `keys` has the key sets that the program does not.
-    pub fn new(
+    pub fn with_keys(
         epoch: u32,
         program: &Program,
         linked: &Linked,

@@ -10,7 +10,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
-        mpsc::{Receiver, SyncSender, TryRecvError, sync_channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread,
 };
@@ -133,10 +133,7 @@ fn write(waiting: &Receiver<String>, mut to: BufWriter<Box<dyn Write + Send>>, l
         while let Some(line) = next {
             count += 1;
             written = written.and_then(|()| writeln!(to, "{line}"));
-            next = match waiting.try_recv() {
-                Ok(line) => Some(line),
-                Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-            };
+            next = waiting.try_recv().ok();
         }
         // Whoever follows the file wants to see what has happened, not what fills a buffer.
         if let Err(error) = written.and_then(|()| to.flush()) {

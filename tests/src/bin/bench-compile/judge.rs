@@ -117,7 +117,7 @@ impl World {
         };
         let linked = link::link(&program, &cluster, &node, &[])?;
         let words = Box::new(Kept(linked.words.clone()));
-        let rules = Rules::new(1, &program, &linked, words, &Default::default())?;
+        let rules = Rules::new(1, &program, &linked, words)?;
         // A step that is coprime to N visits the rules in no order that a cache would like.
         let requests = (0..REQUESTS)
             .map(|i| asked(i * 7_919 % n))

@@ -194,11 +194,5 @@ fn rules(path: &Path) -> Result<Rules> {
     );
     let linked = link::link(&bundle.program, &cluster, &node, &[])?;
     let words = Box::new(Kept(linked.words.clone()));
-    Ok(Rules::new(
-        1,
-        &bundle.program,
-        &linked,
-        words,
-        &Default::default(),
-    )?)
+    Ok(Rules::new(1, &bundle.program, &linked, words)?)
 }

@@ -16,7 +16,7 @@ use std::{
 
 use enforcer_ebpf::{
     judge::features,
-    words::{UPLINKS_MAX, Words, header, options},
+    words::{UPLINKS_MAX, Words, header, options, pod},
 };
 use policyc::{
     bundle::{self, Bundle, BundleError},

@@ -60,14 +60,6 @@ pub struct Reporter {
     boot: i128,
 }
 
-/// Who holds an address.
-struct Named {
-    /// `namespace/name`
-    pod: String,
-    /// `spiffe://...`
-    principal: String,
-}
-
 impl Reporter {
     pub fn new() -> Self {
         Self {

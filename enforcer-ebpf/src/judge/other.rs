@@ -12,7 +12,7 @@
 //! the pod sends only as long as that one may. A flow of which nothing was sent for a minute is over.
 
 use super::{
-    Action, Finding, Flows, Judgement, LocalPod, Place, address_of, features, found,
+    Action, Finding, Flows, Judgement, LocalPod, Place, features, found,
     from_pod::spoofed,
     inherit, pod_behind, reply, source,
     to_pod::{cell_for, from_the_proxy, own},
@@ -22,7 +22,7 @@ use crate::{
     flow::{DatagramKey, FlowKey, MADE_BY_NOBODY},
     packet::{Kind, Packet, Part, protocol},
     reason::Reason,
-    words::{Cell, Holder, Verdict, Words, pod_flags},
+    words::{Cell, Verdict, Words, pod_flags},
 };
 
 /// Finds the verdict for a packet that is not TCP, or that cannot be read, at one of a pod's hooks.

@@ -20,9 +20,7 @@ use enforcer_ebpf::{
 use futures_util::FutureExt;
 use tokio::{net::UnixListener, runtime::Handle};
 
-use super::{
-    Agent, HookChoice, Hooks, OrderError, State, take_up::take_up, takeover::Takeover,
-};
+use super::{Agent, HookChoice, Hooks, OrderError, State, take_up::take_up, takeover::Takeover};
 use crate::{
     apply::{self, ApplyError, Before, Settings},
     attach::{Attach, AttachError, Attacher, Classifiers, others_programs},

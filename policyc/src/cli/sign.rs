@@ -13,7 +13,7 @@ use policyc::{
     sign::{self, SigningKey, VerifyingKey},
 };
 
-use super::{Outcome, compile::replace};
+use super::{Outcome, files::replace};
 
 /// Signs a bundle
 ///

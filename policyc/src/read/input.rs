@@ -49,11 +49,7 @@ pub fn texts(inputs: &[Input], mut each: impl FnMut(Text)) {
         each(match found {
             Found::Stdin(None) => stdin("<stdin>".into(), false),
             Found::Stdin(Some(path)) => stdin(path.display().to_string(), is_json(&path)),
-            Found::Bytes { name, bytes } => Text {
-                json: is_json(Path::new(&name)),
-                name,
-                content: read_all(bytes.as_slice()),
-            },
+            Found::Bytes { name, bytes } => bytes_text(&name, &bytes),
             Found::File(path) => file_text(&path),
             Found::Unreadable(path, reason) => unreadable(&path, reason),
         });
@@ -146,6 +142,15 @@ fn stdin(name: String, json: bool) -> Text {
 
 fn is_json(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "json")
+}
+
+/// What was read elsewhere.
+pub fn bytes_text(name: &str, bytes: &[u8]) -> Text {
+    Text {
+        name: name.into(),
+        content: read_all(bytes),
+        json: is_json(Path::new(name)),
+    }
 }
 
 /// Reads one file.

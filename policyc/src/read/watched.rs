@@ -91,7 +91,7 @@ impl Watched {
     pub fn roots(&self) -> Vec<&Path> {
         let inputs = self.inputs.iter().filter_map(|input| match input {
             Input::Path(path) => Some(path.as_path()),
-            Input::Stdin | Input::StdinAs(_) => None,
+            Input::Stdin | Input::StdinAs(_) | Input::Bytes { .. } => None,
         });
         inputs.chain(self.mesh.as_deref()).collect()
     }
@@ -146,7 +146,7 @@ impl Watched {
         let mut files = BTreeMap::new();
         for given in self.order.iter().filter_map(|found| match found {
             Found::File(path) => Some(path),
-            Found::Stdin(_) | Found::Unreadable(..) => None,
+            Found::Stdin(_) | Found::Bytes { .. } | Found::Unreadable(..) => None,
         }) {
             let path = absolute(&self.here, given);
             let file = match self.files.remove(&path) {
@@ -201,6 +201,9 @@ impl Watched {
                 }
                 Found::Unreadable(path, reason) => {
                     loader.part(&Part::read(input::unreadable(path, reason.clone())));
+                }
+                Found::Bytes { name, bytes } => {
+                    loader.part(&Part::read(input::bytes_text(name, bytes)));
                 }
                 Found::Stdin(_) => {}
             }

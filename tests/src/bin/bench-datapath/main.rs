@@ -225,35 +225,30 @@ fn whole_programs() -> Result<Vec<Whole>> {
         hot: best(&bench, "hash_filter")? - nothing,
         cool: cool(&bench, "hash_filter", &frame, 0)? - nothing_cool,
     }];
-    for (name, frame) in [
-        (program::TO_POD, segment(flag::ACK)),
-        (program::TO_POD, segment(flag::SYN)),
-        (program::FROM_POD, answer()),
-    ] {
-        let what = if frame.body[13] == flag::SYN {
-            "opening"
-        } else {
-            "established"
-        };
+    let mut measure = |bpf: &Bpf, name: &str, what: &str, frame: Frame| {
         let frame = frame.build();
-        let (best, answer) = fastest(&bpf, name, &frame, 60)?;
+        let (best, answer) = fastest(bpf, name, &frame, 60)?;
         ensure!(answer == -1, "{name} does not let the packet through");
         figures.push(Whole {
             what: format!("{name}, {what}"),
             hot: best - nothing,
-            cool: cool(&bpf, name, &frame, 60)? - nothing_cool,
+            cool: cool(bpf, name, &frame, 60)? - nothing_cool,
         });
-    }
+        Ok(())
+    };
+    measure(&bpf, program::TO_POD, "established", segment(flag::ACK))?;
+    measure(&bpf, program::TO_POD, "opening", segment(flag::SYN))?;
+    measure(&bpf, program::FROM_POD, "established", answer())?;
     // A second table, which is asked of opening segments.
     let shadow = bpf.add_table(2)?;
     bpf.write_table(shadow, &table(100_000).build())?;
     let active_words = bpf.ebpf.map_mut(ACTIVE).context("no ACTIVE")?;
     aya::maps::Array::<_, u32>::try_from(active_words)?.set(active::SHADOW, 2, 0)?;
-    for (what, flags) in [("opening", flag::SYN), ("established", flag::ACK)] {
-        let frame = segment(flags).build();
-        let (best, _) = fastest(&bpf, program::TO_POD, &frame, 60)?;
-        let name = format!("{}, {what}, beside a shadow", program::TO_POD);
-        figures.push((name, best - nothing));
+    for (what, flags) in [
+        ("opening, beside a shadow", flag::SYN),
+        ("established, beside a shadow", flag::ACK),
+    ] {
+        measure(&bpf, program::TO_POD, what, segment(flags))?;
     }
     Ok(figures)
 }

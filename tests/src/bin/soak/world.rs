@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, fs, net::IpAddr, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use enforcer::attach::Hook;
+use enforcer::attach::Attach;
 use fastrand::Rng;
 use policyc::{
     cluster::Cluster,
@@ -231,9 +231,9 @@ impl World {
         );
         let pins = self.home.pins().join("v1");
         let links = count(pins.join("links"), "")?;
-        let expected = match Hook::best() {
-            Hook::Tcx => 2 * pods + 2,
-            Hook::Clsact => 1,
+        let expected = match Attach::best() {
+            Attach::Tcx => 2 * pods + 3,
+            Attach::Clsact => 1,
         };
         ensure!(links == expected, "{links} links of {pods} pods");
         let maps = count(pins.join("maps"), "")?;

@@ -392,7 +392,7 @@ impl Agent {
             src: self.reporter.peer(source),
             src_ip: source,
             src_port: access.source.port(),
-            principal: self.reporter.principal(source),
+            src_principal: self.reporter.principal(source),
             dst: self.reporter.peer(destination),
             dst_ip: destination,
             port: access.destination.port(),

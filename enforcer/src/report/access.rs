@@ -30,8 +30,8 @@ pub struct AccessLine {
     pub src: Peer,
     pub src_ip: IpAddr,
     pub src_port: u16,
-    /// `spiffe://...`, where the source has an identity.
-    pub principal: Option<String>,
+    /// What the source's certificate would say, `<trust domain>/ns/<namespace>/sa/<account>`.
+    pub src_principal: Option<String>,
     pub dst: Peer,
     pub dst_ip: IpAddr,
     pub port: u16,
@@ -162,7 +162,7 @@ mod tests {
             src: Peer::Pod("a/b".into()),
             src_ip: [10, 0, 0, 1].into(),
             src_port: 4,
-            principal: Some("spiffe://cluster.local/ns/a/sa/b".into()),
+            src_principal: Some("cluster.local/ns/a/sa/b".into()),
             dst: Peer::Ip {
                 ip: [10, 0, 0, 2].into(),
             },

@@ -352,7 +352,9 @@ fn sources(d: &Difference, clusters: [&Cluster; 2], request: &Request) -> bool {
             let (namespace, name) = account.sa.split_once('/').expect("a pair");
             Source {
                 identity: Some(identity(namespace, name)),
-                address: request.src_ip,
+                // A verdict that is found without the address is that of every address, and nobody
+                // comes from none.
+                address: request.src_ip.or(Some([192, 0, 2, 1].into())),
             }
         }
         SourceRef::Ip(ip) => Source {

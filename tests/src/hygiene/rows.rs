@@ -60,7 +60,8 @@ rows! {
     "other flags, asked for or not", BOTH, Judged, "no state that they could upset", Built(odd_flags);
     "RST without data, not allowed", BOTH, Pass(Reason::BareReset), "it ends what a DENY has cut", Built(resets);
     "UDP, also in fragments", BOTH, Pass(Reason::NonTcp), "policy speaks of TCP", Built(udp);
-    "ICMP, ICMPv6", BOTH, Pass(Reason::NonTcp), "path MTU keeps working", Built(icmp);
+    "ICMP, ICMPv6", BOTH, Pass(Reason::NonTcp), "policy speaks of TCP", Built(icmp);
+    "ICMP error about no flow of the pod", TO, Drop(Reason::ForeignError), "path MTU keeps working for those it has", Built(icmp_errors);
     "neighbour discovery, MLD, DHCP", BOTH, Pass(Reason::LinkControl), "the link keeps working", Built(link_control);
     "ARP", BOTH, Pass(Reason::LinkControl), "as above", Built(arp);
     "SCTP, ESP, tunnels, unknown protocols", BOTH, Pass(Reason::NonTcp), "only a pod's own tunnel opens them", Built(protocols);

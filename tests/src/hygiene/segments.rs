@@ -60,11 +60,23 @@ pub(super) fn udp(case: &Case) -> Vec<Train> {
 }
 
 pub(super) fn icmp(case: &Case) -> Vec<Train> {
-    let (number, types): (u8, [[u8; 2]; 4]) = if case.v6 {
-        (protocol::ICMPV6, [[128, 0], [129, 0], [1, 4], [2, 0]])
+    if case.v6 {
+        messages(case, protocol::ICMPV6, [[128, 0], [129, 0]])
     } else {
-        (1, [[8, 0], [0, 0], [3, 3], [3, 4]])
-    };
+        messages(case, 1, [[8, 0], [0, 0]])
+    }
+}
+
+/// Errors that quote nothing.
+pub(super) fn icmp_errors(case: &Case) -> Vec<Train> {
+    if case.v6 {
+        messages(case, protocol::ICMPV6, [[1, 4], [2, 0]])
+    } else {
+        messages(case, 1, [[3, 3], [3, 4]])
+    }
+}
+
+fn messages(case: &Case, number: u8, types: [[u8; 2]; 2]) -> Vec<Train> {
     each(types.map(|[kind, code]| {
         let mut body = vec![kind, code, 0, 0, 0, 0, 5, 0];
         body.resize(64, 0);

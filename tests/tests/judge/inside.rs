@@ -70,7 +70,10 @@ fn only_the_node_may_ask_the_hook() {
     let answered = asked(NODE, 0);
     assert_eq!(told(answered), (Action::Drop, Reason::SelfTest));
     let words = World::new().table.build();
-    assert!(!answered.is_news(words[header::OPTIONS as usize], false), "nobody is told of it");
+    assert!(
+        !answered.is_news(words[header::OPTIONS as usize], false),
+        "nobody is told of it"
+    );
     for (source, ingress) in [(NODE, UPLINK), (CLIENT, CLIENT_IF), (OUTSIDE, UPLINK)] {
         let met = told(asked(source, ingress));
         assert_eq!(met, (Action::Pass, Reason::NonTcp), "{source} by {ingress}");

@@ -215,8 +215,8 @@ fn authorizers_are_asked_keys_are_fetched_and_all_of_it_is_seen() {
     assert_eq!(first["path"], "/ask");
     assert_eq!(first["status"], 200);
     assert_eq!(first["verdict"], "allow");
-    let principal = "spiffe://cluster.local/ns/default/sa/frontend";
-    assert_eq!(first["principal"], principal);
+    let principal = "cluster.local/ns/default/sa/frontend";
+    assert_eq!(first["src_principal"], principal);
     assert!(first["duration_us"].as_u64().is_some_and(|us| us > 0));
     let denied = lines.lines().nth(1).expect("a second line");
     assert!(

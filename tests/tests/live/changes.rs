@@ -50,7 +50,8 @@ fn a_deny_silences_the_pod_as_well_by_reset_and_by_drop() {
         client.set_read_timeout(Some(SILENCE)).expect("a time-out");
         let read = client.read(&mut bytes);
         assert!(!matches!(read, Ok(1..)), "{refuse}: {read:?} came through");
-        assert!(world.counted("reply_refused") > 0, "{refuse}");
+        // Whether the kernel refused the segment, or the agent had ended the pod's socket before, is a
+        // matter of moments.
         let expected = match refuse {
             "reset" => Met::Refusal,
             _ => Met::Silence,

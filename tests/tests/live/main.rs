@@ -209,9 +209,8 @@ fn an_agent_that_cannot_start_leaves_nothing_behind() {
     }
     let world = World::new("lv-nostart");
     let bundle = world.bundle("first.bin", ONLY_FRONTEND);
-    let cases: [(&[&str], &str); 3] = [
+    let cases: [(&[&str], &str); 2] = [
         (&["--interface", "nosuch"], "no such interface"),
-        (&["--non-tcp", "enforce"], "not supported yet"),
         (&["--capacity", "99999999"], "99999999 words"),
     ];
     for (options, why) in cases {

@@ -36,7 +36,7 @@ pub struct Run {
     /// Activation and cell of the shadow table where it disagrees; otherwise 0.
     pub shadow_epoch: u32,
     pub shadow_cell: u32,
-    /// 0. Read from memory of which the verifier knows nothing, it makes what it is combined with just
+    /// Always 0. Read from memory of which the verifier knows nothing, it makes what it is combined with just
     /// as unknown; so paths that differ in nothing but a constant become one.
     blank: u32,
 }

@@ -6,6 +6,7 @@
 mod kernel;
 mod network;
 mod place;
+mod uplinks;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,7 @@ impl Doctor {
         findings.extend(capabilities());
         findings.extend(place::examine(&self.place.bpffs));
         findings.extend(runtime.block_on(network::examine()));
+        findings.extend(runtime.block_on(uplinks::examine()));
         match self.format {
             Format::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
             Format::Human => print(&findings),

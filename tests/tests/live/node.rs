@@ -151,6 +151,16 @@ fn doctor_says_what_is_missing_and_leaves_nothing() {
     assert_eq!(state_of(&findings, "BPF file system").0, "missing");
     assert_eq!(state_of(&findings, "BPF programs").0, "note", "not tried");
 
+    assert_eq!(state_of(&findings, "uplinks").0, "ok", "there is none");
+    node.ip("route add 198.51.100.0/24 via 192.0.2.9 dev void onlink")
+        .expect("a router on a link");
+    let (_, findings) = examine(bpffs);
+    let (state, found) = state_of(&findings, "uplink void");
+    assert!(
+        state == "note" && found.contains("not authenticate"),
+        "{found}"
+    );
+
     let netkit = node.ip("link add nk0 type netkit").is_ok();
     let (_, findings) = examine(bpffs);
     let seen = findings.iter().any(|f| f["what"] == "netkit devices");

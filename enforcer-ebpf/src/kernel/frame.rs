@@ -4,7 +4,7 @@
     reason = "packet bytes and context fields are reached through raw pointers"
 )]
 
-use core::{arch::asm, ptr::read_volatile};
+use core::{arch::asm, mem::MaybeUninit, ptr::read_volatile};
 
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use enforcer_ebpf::{
@@ -60,17 +60,20 @@ impl Frame for Skb<'_> {
         }
         // Whole words: the target takes no pointer for aligned, and would load byte by byte.
         const { assert!(N.is_multiple_of(2)) };
-        let mut bytes = [0; N];
+        let mut words = Words::<N>(MaybeUninit::uninit());
+        let bytes = words.0.as_mut_ptr().cast::<u8>();
         let mut i = 0;
         while i + 4 <= N {
-            [bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]] =
-                load_u32(start + i).to_ne_bytes();
+            // SAFETY: within the array, and aligned: the array is, and so are steps of four.
+            unsafe { bytes.add(i).cast::<u32>().write(load_u32(start + i)) };
             i += 4;
         }
         if i < N {
-            [bytes[i], bytes[i + 1]] = load_u16(start + i).to_ne_bytes();
+            // SAFETY: as above; two bytes are left.
+            unsafe { bytes.add(i).cast::<u16>().write(load_u16(start + i)) };
         }
-        Some(bytes)
+        // SAFETY: every byte has been written.
+        Some(unsafe { words.0.assume_init() })
     }
     #[inline(always)]
     fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
@@ -127,6 +130,11 @@ impl Frame for Far<'_> {
         number ^ unsafe { (*self.run).blank() }
     }
 }
+
+/// Bytes that are written a word at a time. Zeros to begin with would be a call, and take the stack
+/// of one.
+#[repr(align(4))]
+struct Words<const N: usize>(MaybeUninit<[u8; N]>);
 
 /// The linear part holds the headers of an untagged IPv4 segment.
 #[inline(always)]

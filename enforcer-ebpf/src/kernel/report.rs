@@ -49,7 +49,7 @@ pub fn shadow(skb: *mut __sk_buff, run: &mut Run) {
         return;
     }
     let slot = Table::shadow_slot();
-    if slot < SLOTS && slot != run.slot {
+    if slot < SLOTS && slot != u32::from(run.slot) {
         ask_shadow(skb, run, slot);
     }
 }
@@ -121,7 +121,7 @@ fn hit(run: &Run) {
     if record == 0 {
         return;
     }
-    if let Some(hits) = HITS.get_ptr_mut(hits_index(run.slot, record)) {
+    if let Some(hits) = HITS.get_ptr_mut(hits_index(run.slot.into(), record)) {
         // SAFETY: the value is this CPU's own.
         unsafe {
             (*hits).packets += 1;
@@ -142,7 +142,7 @@ fn send(hook: u8, run: &Run, interface: u32) {
         return count(Reason::EventDropped);
     };
     entry.write(Event {
-        epoch: Table::in_slot(run.slot).at(header::EPOCH),
+        epoch: Table::in_slot(run.slot.into()).at(header::EPOCH),
         cell: judgement.cell.0,
         ifindex: interface,
         reason: judgement.reason as u8,

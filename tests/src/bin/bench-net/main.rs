@@ -102,6 +102,9 @@ fn main() -> Result<ExitCode> {
             .with_context(|| format!("write {}", path.display()))?;
     }
     if let Some(path) = &arguments.svg {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
         fs::write(path, plot::cost_by_size(&variants)?)
             .with_context(|| format!("write {}", path.display()))?;
     }

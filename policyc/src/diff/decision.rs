@@ -4,6 +4,9 @@
 //! Rules that both sides have are looked at only where a rule that one side has alone may matter.
 //! Equal questions are answered once.
 
+mod restrict;
+mod ways;
+
 use std::{
     collections::{BTreeSet, HashMap},
     rc::Rc,
@@ -14,9 +17,11 @@ use super::{
     shared::canonical,
 };
 use crate::{
-    ir::{Alternative, AtomId, Clause, Literal, RuleRef},
+    ir::{AtomId, Clause, RuleRef},
     request::Cause,
 };
+
+use restrict::restrict;
 
 /// Steps after which a comparison is given up, and said to be undecided.
 const STEPS_MAX: usize = 400_000;
@@ -405,102 +410,6 @@ impl Decisions {
         }
         number
     }
-
-    /// Every pair of what the two sides say where they differ, `None` for what could not be decided;
-    /// for each the ways there, at most `most` of them, and whether there are more.
-    pub fn ways(&self, from: NodeId, most: usize) -> Vec<(End, Vec<Way>, bool)> {
-        let order = self.below(from);
-        let mut ends: Vec<End> = order.iter().filter_map(|n| self.end(*n)).collect();
-        ends.sort_unstable();
-        ends.dedup();
-        let mut all = Vec::with_capacity(ends.len());
-        for end in ends {
-            // Children stand before their parents.
-            let mut leading: BTreeSet<NodeId> = BTreeSet::new();
-            for &node in &order {
-                let leads = self.children(node).any(|child| leading.contains(&child));
-                if leads || self.end(node) == Some(end) {
-                    leading.insert(node);
-                }
-            }
-            let mut ways = Vec::new();
-            let whole = self.walk(from, &leading, &mut Vec::new(), &mut |conditions| {
-                if ways.len() == most {
-                    return false;
-                }
-                ways.push(Way {
-                    conditions: conditions.to_vec(),
-                    differ: end,
-                });
-                true
-            });
-            all.push((end, ways, !whole));
-        }
-        all
-    }
-
-    /// What the two sides say at the end of a way, where it is one.
-    fn end(&self, node: NodeId) -> Option<End> {
-        match self.nodes.get(node) {
-            Some(Node::Differ(old, new)) => Some(Some((*old, *new))),
-            Some(Node::Unknown) => Some(None),
-            _ => None,
-        }
-    }
-
-    fn children(&self, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
-        let (field, atom) = match self.nodes.get(node) {
-            Some(Node::Field(_, _, edges)) => (Some(edges), None),
-            Some(Node::Atom(_, yes, no)) => (None, Some([*yes, *no])),
-            _ => (None, None),
-        };
-        let field = field.into_iter().flatten().map(|(child, _)| *child);
-        field.chain(atom.into_iter().flatten())
-    }
-
-    /// The nodes of a diagram, children before parents: a child was made before.
-    fn below(&self, from: NodeId) -> Vec<NodeId> {
-        let mut found = BTreeSet::from([from]);
-        let mut open = vec![from];
-        while let Some(node) = open.pop() {
-            open.extend(self.children(node).filter(|child| found.insert(*child)));
-        }
-        found.into_iter().collect()
-    }
-
-    /// Calls `each` with every way along `leading` nodes until it says no.
-    fn walk(
-        &self,
-        from: NodeId,
-        leading: &BTreeSet<NodeId>,
-        path: &mut Vec<Condition>,
-        each: &mut dyn FnMut(&[Condition]) -> bool,
-    ) -> bool {
-        if !leading.contains(&from) {
-            return true;
-        }
-        match self.nodes.get(from) {
-            Some(Node::Field(field, cells, edges)) => edges.iter().all(|(child, numbers)| {
-                path.push(Condition::Cells(
-                    field.clone(),
-                    Rc::clone(cells),
-                    numbers.clone(),
-                ));
-                let on = self.walk(*child, leading, path, each);
-                path.pop();
-                on
-            }),
-            Some(Node::Atom(atom, yes, no)) => {
-                [(true, *yes), (false, *no)].into_iter().all(|(truth, to)| {
-                    path.push(Condition::Atom(*atom, truth));
-                    let on = self.walk(to, leading, path, each);
-                    path.pop();
-                    on
-                })
-            }
-            _ => each(path),
-        }
-    }
 }
 
 fn contents(side: &Side) -> BTreeSet<u32> {
@@ -539,65 +448,4 @@ fn changed(old: &Side, new: &Side) -> BTreeSet<u32> {
     let of = |rules: &[Left]| -> BTreeSet<u32> { rules.iter().map(|r| r.content).collect() };
     let apart = |old: &[Left], new: &[Left]| &of(old) ^ &of(new);
     &apart(old_deny, new_deny) | &apart(old_allow, new_allow)
-}
-
-/// What is left of a rule's clauses once some atoms are known: `None` when it cannot match.
-fn restrict(clauses: &[Clause], truth: &dyn Fn(AtomId) -> Option<bool>) -> Option<Vec<Clause>> {
-    let mut left = Vec::new();
-    for clause in clauses {
-        let mut any = Vec::new();
-        let mut holds = false;
-        for alternative in &clause.any {
-            match alternative_left(alternative, truth) {
-                Some(alternative) if alternative.all.is_empty() => {
-                    holds = true;
-                    break;
-                }
-                Some(alternative) => any.push(alternative),
-                None => {}
-            }
-        }
-        if holds {
-            continue;
-        }
-        if any.is_empty() {
-            return None;
-        }
-        left.push(Clause { any });
-    }
-    Some(left)
-}
-
-fn alternative_left(
-    alternative: &Alternative,
-    truth: &dyn Fn(AtomId) -> Option<bool>,
-) -> Option<Alternative> {
-    let mut all = Vec::new();
-    for literal in &alternative.all {
-        let mut any = Vec::new();
-        let mut holds = false;
-        for &atom in &literal.any {
-            match truth(atom) {
-                Some(true) => holds = true,
-                Some(false) => {}
-                None => any.push(atom),
-            }
-        }
-        let decided = if holds {
-            Some(!literal.negated)
-        } else if any.is_empty() {
-            Some(literal.negated)
-        } else {
-            None
-        };
-        match decided {
-            Some(false) => return None,
-            Some(true) => {}
-            None => all.push(Literal {
-                any,
-                negated: literal.negated,
-            }),
-        }
-    }
-    Some(Alternative { all })
 }

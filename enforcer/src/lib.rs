@@ -35,6 +35,7 @@ pub mod state;
 pub mod table;
 pub mod trust;
 pub mod uplinks;
+pub mod world;
 
 /// An error with all that caused it, on one line.
 pub fn chain(error: &dyn std::error::Error) -> String {

@@ -1,0 +1,115 @@
+//! What the agent is told of the cluster while it runs: changes of a [`Cluster`], gathered until
+//! somebody takes them.
+//!
+//! Pods come and go all the time and each is told alone; everything else is rare, and comes as a
+//! whole.
+
+use std::collections::BTreeMap;
+
+use policyc::cluster::{Cluster, Pod};
+
+use crate::inventory::PodName;
+
+/// Changes since they were last taken. Later ones stand for earlier ones of the same object.
+#[derive(Clone, Default, Debug)]
+pub struct Changes {
+    /// Each pod as it is now; `None`: it is gone.
+    pub pods: BTreeMap<PodName, Option<Pod>>,
+    /// Everything but the pods, as it is now; `None`: as it was. Its `pods` are empty.
+    pub rest: Option<Box<Cluster>>,
+}
+
+impl Changes {
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty() && self.rest.is_none()
+    }
+
+    pub fn pod(&mut self, name: PodName, now: Option<Pod>) {
+        self.pods.insert(name, now);
+    }
+
+    /// Adds what happened after these.
+    pub fn then(&mut self, later: Self) {
+        self.pods.extend(later.pods);
+        if later.rest.is_some() {
+            self.rest = later.rest;
+        }
+    }
+
+    /// Makes them come true. The pods of a cluster are sorted by namespace and name, and stay so.
+    pub fn apply(self, cluster: &mut Cluster) {
+        if let Some(rest) = self.rest {
+            let pods = std::mem::take(&mut cluster.pods);
+            *cluster = *rest;
+            cluster.pods = pods;
+        }
+        for (name, now) in self.pods {
+            let key =
+                |pod: &Pod| (pod.namespace.as_str(), pod.name.as_str()).cmp(&(&name.0, &name.1));
+            match (cluster.pods.binary_search_by(key), now) {
+                (Ok(at), Some(pod)) => cluster.pods[at] = pod,
+                (Ok(at), None) => drop(cluster.pods.remove(at)),
+                (Err(at), Some(pod)) => cluster.pods.insert(at, pod),
+                (Err(_), None) => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(namespace: &str, name: &str) -> (PodName, Pod) {
+        let pod = Pod {
+            namespace: namespace.into(),
+            name: name.into(),
+            ..Pod::default()
+        };
+        ((namespace.into(), name.into()), pod)
+    }
+
+    fn names(cluster: &Cluster) -> Vec<&str> {
+        cluster.pods.iter().map(|pod| pod.name.as_str()).collect()
+    }
+
+    #[test]
+    fn pods_stay_sorted_and_a_later_change_stands_for_an_earlier_one() {
+        let mut cluster = Cluster::default();
+        let mut changes = Changes::default();
+        for name in ["c", "a", "b"] {
+            let (name, pod) = pod("shop", name);
+            changes.pod(name, Some(pod));
+        }
+        let mut later = Changes::default();
+        later.pod(pod("shop", "b").0, None);
+        later.pod(pod("other", "z").0, Some(pod("other", "z").1));
+        later.pod(pod("shop", "never").0, None);
+        changes.then(later);
+        changes.apply(&mut cluster);
+        assert_eq!(names(&cluster), ["z", "a", "c"]);
+        let mut gone = Changes::default();
+        gone.pod(pod("shop", "a").0, None);
+        gone.apply(&mut cluster);
+        assert_eq!(names(&cluster), ["z", "c"]);
+    }
+
+    #[test]
+    fn what_is_not_a_pod_comes_as_a_whole_and_keeps_the_pods() {
+        let mut cluster = Cluster {
+            pods: vec![pod("shop", "a").1],
+            ..Cluster::default()
+        };
+        cluster.namespaces.insert("old".into(), Default::default());
+        let mut rest = Cluster::default();
+        rest.namespaces.insert("new".into(), Default::default());
+        let changes = Changes {
+            rest: Some(Box::new(rest)),
+            ..Changes::default()
+        };
+        assert!(!changes.is_empty());
+        changes.apply(&mut cluster);
+        assert_eq!(names(&cluster), ["a"]);
+        assert_eq!(cluster.namespaces.keys().collect::<Vec<_>>(), ["new"]);
+    }
+}

@@ -30,7 +30,8 @@ use kernel::{
     report,
     run::{
         Memory, Run, conclude_run, decide_from_l7, decide_from_pod, decide_other_from_pod,
-        decide_other_to_pod, decide_to_pod, read_extended, read_frame, read_icmp,
+        decide_other_to_pod, decide_to_pod, goes_straight_from_pod, goes_straight_to_pod,
+        read_extended, read_far, read_frame, read_icmp,
     },
 };
 
@@ -43,6 +44,9 @@ const SK_PASS: u32 = 1;
 /// Egress of a pod's host interface: every packet into the pod.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
+    if !report::is_logged() && goes_straight_to_pod(ctx.skb.skb) != 0 {
+        return NEXT;
+    }
     let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
     read(ctx.skb.skb, run);
@@ -61,6 +65,9 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 /// Ingress of a pod's host interface: every packet out of the pod.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
+    if !report::is_logged() && goes_straight_from_pod(ctx.skb.skb) != 0 {
+        return NEXT;
+    }
     let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
     read(ctx.skb.skb, run);
@@ -115,6 +122,9 @@ fn read(skb: *mut __sk_buff, run: &mut Run) {
     read_frame(skb, run);
     if matches!(run.rest.what, Unread::Nothing) {
         return;
+    }
+    if matches!(run.rest.what, Unread::Far) {
+        read_far(skb, run);
     }
     if matches!(run.rest.what, Unread::Extended) {
         read_extended(skb, run);

@@ -7,16 +7,20 @@
 
 mod icmp;
 mod parse;
+mod plain;
 
 use crate::reason::Reason;
 pub use icmp::parse_icmp;
-pub use parse::{parse_extended, parse_first};
+pub use parse::{parse_extended, parse_far, parse_first};
+pub use plain::{Plain, parse_plain};
 
 /// Bounds-checked access to the bytes of a frame. `None` stands for bytes that are not there.
 pub trait Frame {
     /// `N` bytes at an offset that is a constant of the program: a direct, cheap read.
     // VERIFIER: packet pointers with constant offsets are the ones that every kernel can follow.
     fn near<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
+    /// `N` words of four bytes, most significant first, at an offset as above.
+    fn near_words<const N: usize>(&self, at: usize) -> Option<[u32; N]>;
     /// `N` bytes at any offset; a helper call in the kernel.
     fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]>;
     /// Bytes of the frame, those outside the linear part included.
@@ -53,6 +57,8 @@ pub enum Unread {
     Extended = 1,
     /// An ICMP message, for [`parse_icmp`].
     Icmp = 2,
+    /// Everything, for [`parse_far`].
+    Far = 3,
 }
 
 impl Rest {
@@ -60,6 +66,10 @@ impl Rest {
         what: Unread::Nothing,
         at: 0,
         end: 0,
+    };
+    pub const FAR: Self = Self {
+        what: Unread::Far,
+        ..Self::NOTHING
     };
 }
 
@@ -69,6 +79,9 @@ impl Rest {
 pub fn parse<F: Frame + ?Sized>(frame: &F) -> Packet {
     let mut packet = Packet::NOTHING;
     let mut rest = parse_first(frame, &mut packet);
+    if matches!(rest.what, Unread::Far) {
+        rest = parse_far(frame, &mut packet);
+    }
     if matches!(rest.what, Unread::Extended) {
         rest = parse_extended(frame, &mut packet, rest);
     }
@@ -81,6 +94,11 @@ pub fn parse<F: Frame + ?Sized>(frame: &F) -> Packet {
 impl Frame for [u8] {
     fn near<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.get(at..)?.first_chunk().copied()
+    }
+    fn near_words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        let (words, _) = self.get(at..)?.as_chunks();
+        let words: &[[u8; 4]; N] = words.first_chunk()?;
+        Some(words.map(u32::from_be_bytes))
     }
     fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.near(at)
@@ -119,7 +137,8 @@ pub enum Part {
 /// A packet in host byte order. IPv4 addresses are `::ffff:a.b.c.d`, most significant word first.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Packet {
-    /// Why the frame must be refused as it is; then the other fields say nothing.
+    /// Why the frame must be refused as it is. Then the kind is [`Kind::NotIp`], and of the rest what had
+    /// been read by then is for reports only.
     // VERIFIER: a `Result` would leave the packet's fields undefined in its error, and the compiler
     // moves undefined registers about, which the kernel refuses to see.
     pub reject: Option<Reason>,

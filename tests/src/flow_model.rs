@@ -23,7 +23,7 @@ pub struct FlowModel {
 }
 
 /// The entries.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Memory {
     pub out: HashMap<FlowKey, u32>,
     pub out_count: HashMap<u32, u32>,

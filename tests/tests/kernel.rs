@@ -268,6 +268,9 @@ impl Frame for Portless<'_> {
     fn near<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.0.near(at)
     }
+    fn near_words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        self.0.near_words(at)
+    }
     fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.0.far(at)
     }

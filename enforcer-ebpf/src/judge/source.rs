@@ -90,14 +90,14 @@ fn find<W: Words + ?Sized>(
     let address = address_of(words, packet.v6, &packet.source);
     let sender = pod_by_interface(words, place.ingress);
     let bridge = words.at(to.at + pod::BRIDGE);
+    // VERIFIER: without a branch, which would have all that follows walked twice.
+    let same_bridge = equal(words.at(sender + pod::BRIDGE), bridge);
+    let known = !equal(sender, 0) & !equal(bridge, 0);
     let mut source = Source {
         class: address.class(),
         maker: MADE_BY_NOBODY,
-        bits: 0,
+        bits: same_bridge & known & bits::SAME_BRIDGE,
     };
-    if sender != 0 && bridge != 0 && words.at(sender + pod::BRIDGE) == bridge {
-        source.bits |= bits::SAME_BRIDGE;
-    }
     if let Holder::LocalPod(slot) = address.holder() {
         let owner = pod_by_slot(words, slot);
         // Same-bridge traffic that the node routes shows the bridge as its way in.

@@ -64,8 +64,9 @@ fn tcp<W: Words + ?Sized, F: Flows>(
     };
     let mut judgement = match known {
         Err(judgement) => judgement,
-        // VERIFIER: the table is asked at one place for both.
+        // VERIFIER: the table is asked at one place, and not in another way for each that leads there.
         Ok(held) => {
+            let (opens, held) = (opaque(words, opens), opaque(words, held));
             let (cell, allowed) = cell_for(words, to, packet, &source);
             if opens {
                 opening(flows, to, &key, &source, held, cell, allowed)
@@ -79,6 +80,11 @@ fn tcp<W: Words + ?Sized, F: Flows>(
     }
     judgement.masqueraded = source.lost();
     judgement
+}
+
+#[inline(always)]
+fn opaque<W: Words + ?Sized>(words: &W, is: bool) -> bool {
+    words.opaque(u32::from(is)) != 0
 }
 
 /// Whether an address is one of the pod's; a gateway forwards for any.

@@ -76,6 +76,10 @@ impl Frame for Skb<'_> {
         Some(unsafe { words.0.assume_init() })
     }
     #[inline(always)]
+    fn near_words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        words_within(self.data, self.end, at)
+    }
+    #[inline(always)]
     fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.ctx.load(at).ok()
     }
@@ -112,6 +116,11 @@ impl Frame for Far<'_> {
     fn near<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.far(at)
     }
+    /// Nobody asks a frame like this for them.
+    #[inline(always)]
+    fn near_words<const N: usize>(&self, _at: usize) -> Option<[u32; N]> {
+        None
+    }
     #[inline(always)]
     fn far<const N: usize>(&self, at: usize) -> Option<[u8; N]> {
         self.ctx.load(at).ok()
@@ -129,6 +138,59 @@ impl Frame for Far<'_> {
         // SAFETY: the run outlives this value.
         number ^ unsafe { (*self.run).blank() }
     }
+}
+
+/// The linear part of a frame as it is, of which no more is read than words.
+pub struct Linear<'a> {
+    ctx: &'a TcContext,
+    data: usize,
+    end: usize,
+}
+
+impl<'a> Linear<'a> {
+    #[inline(always)]
+    pub fn new(ctx: &'a TcContext) -> Self {
+        Self {
+            ctx,
+            data: ctx.data(),
+            end: ctx.data_end(),
+        }
+    }
+}
+
+impl Frame for Linear<'_> {
+    #[inline(always)]
+    fn near<const N: usize>(&self, _at: usize) -> Option<[u8; N]> {
+        None
+    }
+    #[inline(always)]
+    fn near_words<const N: usize>(&self, at: usize) -> Option<[u32; N]> {
+        words_within(self.data, self.end, at)
+    }
+    #[inline(always)]
+    fn far<const N: usize>(&self, _at: usize) -> Option<[u8; N]> {
+        None
+    }
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.ctx.len() as usize
+    }
+}
+
+/// Words of the linear part, checked all at once. What nobody looks at is not read.
+#[inline(always)]
+fn words_within<const N: usize>(data: usize, end: usize, at: usize) -> Option<[u32; N]> {
+    let start = data + at;
+    if start + N * 4 > end {
+        return None;
+    }
+    let mut words = [0; N];
+    let mut i = 0;
+    while i < N {
+        words[i] = u32::from_be(load_u32(start + i * 4));
+        i += 1;
+    }
+    Some(words)
 }
 
 /// Bytes that are written a word at a time. Zeros to begin with would be a call, and take the stack

@@ -34,11 +34,25 @@ pub fn report(run: &Run, interface: u32, hook: u32) {
     if judgement.masqueraded {
         count(Reason::MasqueradedSource);
     }
-    hit(run);
+    let opens = run.packet.opens();
+    hit(run.slot.into(), judgement.cell, opens);
     // What is not logged must not cost a call.
-    if run.news || level_enabled(Level::Debug) {
+    if run.news || is_logged() {
         tell(run, interface, hook);
     }
+}
+
+/// Every packet is logged.
+#[inline(always)]
+pub fn is_logged() -> bool {
+    level_enabled(Level::Debug)
+}
+
+/// Counts a packet that passes the straight way.
+#[inline(always)]
+pub fn passed(reason: Reason, slot: u32, cell: Cell, opens: bool) {
+    count(reason);
+    hit(slot, cell, opens);
 }
 
 /// Asks the shadow table for its opinion of an opening segment that the active one has decided, where
@@ -116,16 +130,16 @@ pub fn count(reason: Reason) {
 }
 
 #[inline(always)]
-fn hit(run: &Run) {
-    let record = run.finding.judgement.cell.record();
+fn hit(slot: u32, cell: Cell, opens: bool) {
+    let record = cell.record();
     if record == 0 {
         return;
     }
-    if let Some(hits) = HITS.get_ptr_mut(hits_index(run.slot.into(), record)) {
+    if let Some(hits) = HITS.get_ptr_mut(hits_index(slot, record)) {
         // SAFETY: the value is this CPU's own.
         unsafe {
             (*hits).packets += 1;
-            (*hits).opened += u64::from(run.packet.opens());
+            (*hits).opened += u64::from(opens);
         }
     }
 }

@@ -12,14 +12,18 @@ use core::{
 use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use enforcer_ebpf::{
     event::Hook,
-    judge::{Finding, conclude, find_from_pod, find_other, find_to_pod, judge_from_l7},
-    packet::{Packet, Rest, parse_extended, parse_first, parse_icmp},
-    words::{Words as _, header},
+    judge::{
+        Finding, conclude, find_from_pod, find_other, find_to_pod, judge_from_l7,
+        straight_from_pod, straight_to_pod,
+    },
+    packet::{Packet, Rest, parse_extended, parse_far, parse_first, parse_icmp, parse_plain},
+    words::{SLOTS, Words as _, header},
 };
 
 use super::{
     flows::KernelFlows,
-    frame::{Far, Skb, place},
+    frame::{Far, Linear, Skb, place},
+    report::passed,
     table::Table,
 };
 
@@ -101,6 +105,20 @@ pub extern "C" fn read_frame(skb: *mut __sk_buff, run: *mut Run) -> u32 {
     let ctx = TcContext::new(skb);
     let frame = Skb::new(&ctx, run);
     run.rest = parse_first(&frame, &mut run.packet);
+    0
+}
+
+/// Parses a frame with VLAN tags or IPv4 options.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn read_far(skb: *mut __sk_buff, run: *mut Run) -> u32 {
+    // SAFETY: null, or the caller's.
+    let Some(run) = (unsafe { run.as_mut() }) else {
+        return 0;
+    };
+    let ctx = TcContext::new(skb);
+    let frame = Far::new(&ctx, run);
+    run.rest = parse_far(&frame, &mut run.packet);
     0
 }
 
@@ -192,6 +210,44 @@ pub extern "C" fn decide_other_from_pod(skb: *mut __sk_buff, run: *mut Run) -> u
     let flows = KernelFlows::new(skb);
     run.finding = find_other(&run.packet, &table, &flows, &place, Hook::FromPod);
     0
+}
+
+/// Whether a segment towards a pod goes the straight way; it has been counted then.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn goes_straight_to_pod(skb: *mut __sk_buff) -> u32 {
+    let ctx = TcContext::new(skb);
+    let Some(packet) = parse_plain(&Linear::new(&ctx)) else {
+        return 0;
+    };
+    let table = Table::active();
+    let flows = KernelFlows::new(skb);
+    let Some((reason, cell)) = straight_to_pod(&packet, &table, &flows, &place(&ctx)) else {
+        return 0;
+    };
+    // Another table's opinion is asked of opening segments.
+    if packet.opens() && Table::shadow_slot() < SLOTS {
+        return 0;
+    }
+    passed(reason, table.slot, cell, packet.opens());
+    1
+}
+
+/// The same for one from a pod.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn goes_straight_from_pod(skb: *mut __sk_buff) -> u32 {
+    let ctx = TcContext::new(skb);
+    let Some(packet) = parse_plain(&Linear::new(&ctx)) else {
+        return 0;
+    };
+    let table = Table::active();
+    let flows = KernelFlows::new(skb);
+    let Some((reason, cell)) = straight_from_pod(&packet, &table, &flows, &place(&ctx)) else {
+        return 0;
+    };
+    passed(reason, table.slot, cell, false);
+    1
 }
 
 /// Concludes what was found. `hook` is the number of a `Hook`.

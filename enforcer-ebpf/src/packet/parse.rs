@@ -8,6 +8,7 @@ use crate::reason::Reason;
 
 const ETHERNET: usize = 14;
 const VLAN_TAG: usize = 4;
+const VLAN_TAGS_MAX: usize = 2;
 const IPV4: usize = 20;
 const IPV6: usize = 40;
 const TCP: usize = 20;
@@ -22,35 +23,72 @@ const _: () = assert!(NEAR_BYTES as usize == ETHERNET + IPV6 + TCP);
 /// Reads a frame into `packet`, up to what is left for later.
 #[inline(always)]
 pub fn parse_first<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Rest {
-    match ethernet(frame, packet) {
+    let read = match frame.near(ETHERTYPE_AT) {
+        Some(ethertype) => ethernet::<F, NEAR>(frame, packet, ETHERNET, ethertype),
+        None => Err(Reason::Malformed),
+    };
+    or_rejected(read, packet)
+}
+
+/// Reads a frame that [`parse_first`] left as [`Unread::Far`], from its beginning: with VLAN tags, or
+/// with IPv4 options. One or two tags within the frame; a third is nothing that a pod can receive.
+#[inline(always)]
+pub fn parse_far<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Rest {
+    let mut at = ETHERNET;
+    let mut tags = 0;
+    let read = loop {
+        let Some(ethertype) = frame.far(at - 2) else {
+            break Err(Reason::Malformed);
+        };
+        if !is_tag(u16::from_be_bytes(ethertype)) {
+            // VERIFIER: wherever it is, what follows is walked once.
+            at = frame.opaque(narrow(at)) as usize;
+            break ethernet::<F, FAR>(frame, packet, at, ethertype);
+        }
+        if tags == VLAN_TAGS_MAX {
+            break Err(Reason::Malformed);
+        }
+        tags += 1;
+        at += VLAN_TAG;
+    };
+    or_rejected(read, packet)
+}
+
+/// What was read before the reason to refuse it stays, for whoever is told of it; nobody judges by it.
+// VERIFIER: a few stores for each of many reasons.
+#[inline(always)]
+fn or_rejected(read: Result<Rest, Reason>, packet: &mut Packet) -> Rest {
+    match read {
         Ok(rest) => rest,
         Err(reason) => {
-            *packet = rejected(reason);
+            packet.reject = Some(reason);
+            packet.kind = Kind::NotIp;
+            packet.part = Part::Whole;
+            packet.flags = 0;
             Rest::NOTHING
         }
     }
 }
 
+/// What an Ethernet frame carries at an offset. Near is what has neither tags nor options, so that
+/// its offsets are constants.
+// VERIFIER: two functions in the kernel, or the ways through one would multiply with the other's.
 #[inline(always)]
-fn rejected(reason: Reason) -> Packet {
-    Packet {
-        reject: Some(reason),
-        ..Packet::NOTHING
-    }
-}
-
-#[inline(always)]
-fn ethernet<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Rest, Reason> {
-    match u16::from_be_bytes(frame.near(ETHERTYPE_AT).ok_or(Reason::Malformed)?) {
+fn ethernet<F: Frame + ?Sized, const AT: bool>(
+    frame: &F,
+    packet: &mut Packet,
+    at: usize,
+    ethertype: [u8; 2],
+) -> Result<Rest, Reason> {
+    match u16::from_be_bytes(ethertype) {
         ETHERTYPE_IPV4 => {
-            let header = frame.near(ETHERNET).ok_or(Reason::Malformed)?;
-            ipv4(frame, packet, ETHERNET, &header)
+            let header = bytes::<F, AT, IPV4>(frame, at).ok_or(Reason::Malformed)?;
+            ipv4::<F, AT>(frame, packet, at, &header)
         }
         ETHERTYPE_IPV6 => {
-            let header = frame.near(ETHERNET).ok_or(Reason::Malformed)?;
-            ipv6(frame, packet, ETHERNET, &header)
+            let header = bytes::<F, AT, IPV6>(frame, at).ok_or(Reason::Malformed)?;
+            ipv6::<F, AT>(frame, packet, at, &header)
         }
-        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => tagged(frame, packet),
         ETHERTYPE_ARP => {
             *packet = Packet {
                 kind: Kind::Arp,
@@ -58,6 +96,7 @@ fn ethernet<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Rest, R
             };
             Ok(Rest::NOTHING)
         }
+        tag if AT == NEAR && is_tag(tag) => Ok(Rest::FAR),
         _ => {
             *packet = Packet::NOTHING;
             Ok(Rest::NOTHING)
@@ -65,42 +104,28 @@ fn ethernet<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Rest, R
     }
 }
 
-/// One or two VLAN tags within the frame; a third is nothing that a pod can receive.
-// VERIFIER: kept apart, so that the fast path has constant offsets only.
+const NEAR: bool = true;
+const FAR: bool = false;
+
 #[inline(always)]
-fn tagged<F: Frame + ?Sized>(frame: &F, packet: &mut Packet) -> Result<Rest, Reason> {
-    let mut at = ETHERNET + VLAN_TAG;
-    let mut ethertype = u16::from_be_bytes(frame.far(at - 2).ok_or(Reason::Malformed)?);
-    if ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN {
-        at += VLAN_TAG;
-        ethertype = u16::from_be_bytes(frame.far(at - 2).ok_or(Reason::Malformed)?);
-    }
-    match ethertype {
-        ETHERTYPE_IPV4 => {
-            let header = frame.far(at).ok_or(Reason::Malformed)?;
-            ipv4(frame, packet, at, &header)
-        }
-        ETHERTYPE_IPV6 => {
-            let header = frame.far(at).ok_or(Reason::Malformed)?;
-            ipv6(frame, packet, at, &header)
-        }
-        ETHERTYPE_VLAN | ETHERTYPE_SERVICE_VLAN => Err(Reason::Malformed),
-        ETHERTYPE_ARP => {
-            *packet = Packet {
-                kind: Kind::Arp,
-                ..Packet::NOTHING
-            };
-            Ok(Rest::NOTHING)
-        }
-        _ => {
-            *packet = Packet::NOTHING;
-            Ok(Rest::NOTHING)
-        }
+fn bytes<F: Frame + ?Sized, const AT: bool, const N: usize>(
+    frame: &F,
+    at: usize,
+) -> Option<[u8; N]> {
+    if AT == NEAR {
+        frame.near(at)
+    } else {
+        frame.far(at)
     }
 }
 
 #[inline(always)]
-fn ipv4<F: Frame + ?Sized>(
+fn is_tag(ethertype: u16) -> bool {
+    ethertype == ETHERTYPE_VLAN || ethertype == ETHERTYPE_SERVICE_VLAN
+}
+
+#[inline(always)]
+fn ipv4<F: Frame + ?Sized, const AT: bool>(
     frame: &F,
     packet: &mut Packet,
     base: usize,
@@ -109,6 +134,9 @@ fn ipv4<F: Frame + ?Sized>(
     let header_length = usize::from(header[0] & 15) * 4;
     if header[0] >> 4 != 4 || header_length < IPV4 {
         return Err(Reason::Malformed);
+    }
+    if AT == NEAR && header_length != IPV4 {
+        return Ok(Rest::FAR);
     }
     let total = be16(header[2], header[3]);
     let end = end_of(frame, base, usize::from(total))?;
@@ -124,7 +152,11 @@ fn ipv4<F: Frame + ?Sized>(
         destination: [0, 0, MAPPED, be32(header, 16)],
         ..Packet::NOTHING
     };
-    let at = base + header_length;
+    let at = if AT == NEAR {
+        ETHERNET + IPV4
+    } else {
+        base + header_length
+    };
     if at > end {
         return Err(Reason::Malformed);
     }
@@ -136,18 +168,12 @@ fn ipv4<F: Frame + ?Sized>(
         later(offset)?;
         return Ok(Rest::NOTHING);
     }
-    // VERIFIER: without options the offset is a constant in the common, untagged case.
-    let segment = if header_length == IPV4 && base == ETHERNET {
-        frame.near(ETHERNET + IPV4)
-    } else {
-        frame.far(at)
-    };
-    tcp(packet, segment, at, end)?;
+    tcp(packet, bytes::<F, AT, TCP>(frame, at), at, end)?;
     Ok(Rest::NOTHING)
 }
 
 #[inline(always)]
-fn ipv6<F: Frame + ?Sized>(
+fn ipv6<F: Frame + ?Sized, const AT: bool>(
     frame: &F,
     packet: &mut Packet,
     base: usize,
@@ -174,13 +200,7 @@ fn ipv6<F: Frame + ?Sized>(
     if packet.protocol == protocol::TCP {
         packet.kind = Kind::Tcp;
         let at = base + IPV6;
-        // VERIFIER: a constant offset in the common, untagged case.
-        let segment = if base == ETHERNET {
-            frame.near(ETHERNET + IPV6)
-        } else {
-            frame.far(at)
-        };
-        tcp(packet, segment, at, end)?;
+        tcp(packet, bytes::<F, AT, TCP>(frame, at), at, end)?;
         return Ok(Rest::NOTHING);
     }
     let at = base + IPV6;
@@ -233,13 +253,8 @@ fn other<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, at: usize, end: usiz
 /// Walks the extension headers of an IPv6 packet.
 #[inline(always)]
 pub fn parse_extended<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, rest: Rest) -> Rest {
-    match extended(frame, packet, rest) {
-        Ok(rest) => rest,
-        Err(reason) => {
-            *packet = rejected(reason);
-            Rest::NOTHING
-        }
-    }
+    let read = extended(frame, packet, rest);
+    or_rejected(read, packet)
 }
 
 #[inline(always)]

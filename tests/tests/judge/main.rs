@@ -26,5 +26,6 @@ mod clients;
 mod datagrams;
 mod flows;
 mod inside;
+mod straight;
 mod table;
 mod world;

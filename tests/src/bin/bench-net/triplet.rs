@@ -5,17 +5,22 @@
 //!   client 10.0.0.2 ── c0 ~ vc ─ node ─ vs ~ s0 ── 10.0.1.2 server
 //! ```
 //! Neighbours are static and IPv6 is off, so that nothing but the traffic is measured. The server
-//! answers requests on [`PORT`]; what comes from [`FLOOD`] it drops before its own stack, in every
-//! network alike.
+//! answers requests on [`PORT`], and reads datagrams there; what comes from [`FLOOD`] it drops before
+//! its own stack, in every network alike.
 
 use std::{
     fs,
     io::{Read as _, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket},
     process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use anyhow::{Context, Result};
+use socket2::SockRef;
 use tests::netns::{Netns, unique_prefix};
 
 use crate::pin;
@@ -34,12 +39,16 @@ pub const FLOOD: &str = "11.0.0.0/8";
 /// is processor time and no waking of another core.
 pub const REQUESTS: usize = 1;
 pub const FLOODS: usize = 0;
+/// Of the server's socket for datagrams, in bytes.
+const RECEIVE_BUFFER: usize = 1 << 22;
 
 /// A network. Fields drop in order: the pods before the node.
 pub struct Triplet {
     pub client: Netns,
     pub server: Netns,
     pub node: Netns,
+    /// Datagrams that the server's socket has got.
+    sunk: Arc<AtomicU64>,
 }
 
 impl Triplet {
@@ -50,6 +59,7 @@ impl Triplet {
             client: make("c")?,
             server: make("s")?,
             node: make("n")?,
+            sunk: Arc::default(),
         };
         for netns in [&triplet.client, &triplet.server, &triplet.node] {
             for (name, value) in [
@@ -90,6 +100,7 @@ impl Triplet {
             .sysctl("net/ipv4/ip_local_port_range", "10000 65000")?;
         triplet.serve()?;
         triplet.sink()?;
+        triplet.take_datagrams()?;
         Ok(triplet)
     }
 
@@ -120,6 +131,27 @@ impl Triplet {
                 let mut byte = [0; 1];
                 // A client ends its connection by a reset.
                 while stream.read_exact(&mut byte).is_ok() && stream.write_all(&byte).is_ok() {}
+            }
+        });
+        Ok(())
+    }
+
+    /// Datagrams that the server's socket has got so far.
+    pub fn sunk(&self) -> u64 {
+        self.sunk.load(Ordering::Relaxed)
+    }
+
+    /// Reads datagrams. The thread ends with the process.
+    fn take_datagrams(&self) -> Result<()> {
+        let socket = self
+            .server
+            .enter(|| UdpSocket::bind(SocketAddr::from((SERVER, PORT))))?;
+        SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+        let sunk = Arc::clone(&self.sunk);
+        std::thread::spawn(move || {
+            pin::to(REQUESTS).expect("a CPU");
+            while socket.recv(&mut [0; 64]).is_ok() {
+                sunk.fetch_add(1, Ordering::Relaxed);
             }
         });
         Ok(())

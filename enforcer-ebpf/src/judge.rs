@@ -38,7 +38,7 @@ pub use from_l7::judge_from_l7;
 pub use from_pod::find_from_pod;
 pub use other::find_other;
 pub use shadow::cell_to_pod;
-pub use straight::{Straight, straight_from_pod, straight_to_pod};
+pub use straight::{straight_from_pod, straight_to_pod};
 pub use to_pod::find_to_pod;
 
 /// What to do with a packet.

@@ -29,23 +29,28 @@ use kernel::{
     maps::LISTENERS,
     report,
     run::{
-        Memory, Run, conclude_run, decide_from_l7, decide_from_pod, decide_other_from_pod,
-        decide_other_to_pod, decide_to_pod, goes_straight_from_pod, goes_straight_to_pod,
-        read_extended, read_far, read_frame, read_icmp,
+        Memory, NOT_STRAIGHT, Run, conclude_run, decide_from_l7, decide_from_pod,
+        decide_other_from_pod, decide_other_to_pod, decide_to_pod, read_extended, read_far,
+        read_frame, read_icmp, straight_into_pod, straight_out_of_pod,
     },
 };
 
 /// On to the next program: a plain "ok" would end the chain and skip whoever comes after.
 const NEXT: i32 = -1;
 const SHOT: i32 = TC_ACT_SHOT;
+const PASS: u32 = Action::Pass as u32;
 const SK_DROP: u32 = 0;
 const SK_PASS: u32 = 1;
 
 /// Egress of a pod's host interface: every packet into the pod.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
-    if !report::is_logged() && goes_straight_to_pod(ctx.skb.skb) != 0 {
-        return NEXT;
+    if !report::is_logged() {
+        match straight_into_pod(ctx.skb.skb) {
+            PASS => return NEXT,
+            NOT_STRAIGHT => {}
+            _ => return SHOT,
+        }
     }
     let mut memory = Memory::new();
     let run = Run::begin(&mut memory);
@@ -65,8 +70,12 @@ pub fn to_pod(ctx: TcContext) -> i32 {
 /// Ingress of a pod's host interface: every packet out of the pod.
 #[classifier]
 pub fn from_pod(ctx: TcContext) -> i32 {
-    if !report::is_logged() && goes_straight_from_pod(ctx.skb.skb) != 0 {
-        return NEXT;
+    if !report::is_logged() {
+        match straight_out_of_pod(ctx.skb.skb) {
+            PASS => return NEXT,
+            NOT_STRAIGHT => {}
+            _ => return SHOT,
+        }
     }
     let mut memory = Memory::new();
     let run = Run::begin(&mut memory);

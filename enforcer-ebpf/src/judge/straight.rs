@@ -1,11 +1,14 @@
-//! The straight way: packets that are allowed and do nothing else, which are nearly all.
+//! The straight way: packets that pass and do nothing else, which are nearly all, and the opening
+//! segments that vanish, which are nearly all of a flood.
 //!
 //! What is asked here is what the whole judgement asks of such a packet, in its order, without what
-//! is there for the others: another's instructions in the processor's cache cost more than the
-//! decision. It knows one answer, "pass"; where it does not know, the whole judgement is asked, which
-//! would have said the same. Tests hold the two against each other.
+//! is there for the others: to fetch another's instructions costs more than the decision. Where it
+//! does not know the answer the whole judgement is asked; where it does, that would have given the
+//! same one, and tests hold the two against each other.
 
-use super::{Flows, LocalPod, Place, features, readable, to_pod::from_the_proxy};
+use super::{
+    Action, Flows, Judgement, LocalPod, Place, features, readable, to_pod::from_the_proxy,
+};
 use crate::{
     decide::{address_v4, decide, pod_by_interface},
     flow::FlowKey,
@@ -14,9 +17,6 @@ use crate::{
     words::{Cell, Holder, Verdict, Words, header, options, pod, pod_flags},
 };
 
-/// Why the packet passes, and the cell that allows it, if one was asked.
-pub type Straight = Option<(Reason, Cell)>;
-
 /// A packet to the pod behind the place's interface, as [`super::judge_to_pod`] judges it.
 #[inline(always)]
 pub fn straight_to_pod<W: Words + ?Sized, F: Flows>(
@@ -24,7 +24,7 @@ pub fn straight_to_pod<W: Words + ?Sized, F: Flows>(
     words: &W,
     flows: &F,
     place: &Place,
-) -> Straight {
+) -> Option<Judgement> {
     if place.has(features::UPLINKS) || place.has(features::INSIDE) {
         return None;
     }
@@ -49,7 +49,12 @@ pub fn straight_to_pod<W: Words + ?Sized, F: Flows>(
         (packet.destination, packet.destination_port),
         (packet.source, packet.source_port),
     );
-    passes(words, flows, &to, &key, source.class(), packet)
+    let cell = cell_of(words, flows, &to, &key, source.class())?;
+    if packet.opens() {
+        opens(words, flows, place, &to, &key, cell)
+    } else {
+        follows(flows, &key, cell)
+    }
 }
 
 /// A packet from the pod behind the place's interface, as [`super::judge_from_pod`] judges it.
@@ -59,7 +64,7 @@ pub fn straight_from_pod<W: Words + ?Sized, F: Flows>(
     words: &W,
     flows: &F,
     place: &Place,
-) -> Straight {
+) -> Option<Judgement> {
     if packet.opens() {
         return None;
     }
@@ -72,7 +77,8 @@ pub fn straight_from_pod<W: Words + ?Sized, F: Flows>(
         (packet.source, packet.source_port),
         (packet.destination, packet.destination_port),
     );
-    passes(words, flows, &from, &key, remote.class(), packet)
+    let cell = cell_of(words, flows, &from, &key, remote.class())?;
+    follows(flows, &key, cell)
 }
 
 /// The policed pod behind the interface, if the address is its own.
@@ -91,32 +97,58 @@ fn policed<W: Words + ?Sized>(words: &W, place: &Place, address: u32) -> Option<
     (own && pod.is(pod_flags::ENROLLED)).then_some(pod)
 }
 
-/// The table allows the flow, or the pod began it. Of an opening segment nobody is to be told, and
-/// nothing is known of its ports.
+/// What the table says, as far as nothing else has a say.
 #[inline(always)]
-fn passes<W: Words + ?Sized, F: Flows>(
+fn cell_of<W: Words + ?Sized, F: Flows>(
     words: &W,
     flows: &F,
     pod: &LocalPod,
     key: &FlowKey,
     class: u32,
-    packet: &Plain,
-) -> Straight {
+) -> Option<Cell> {
     if pod.is(pod_flags::PROXIED) && (flows.is_proxied(key) || flows.is_upstream(key)) {
         return None;
     }
-    let cell = decide(words, pod.scope(words, false), class, key.pod_port as u32);
-    let allowed = matches!(cell.verdict(), Verdict::Allow);
-    if allowed && !packet.opens() {
-        return Some((Reason::Allowed, cell));
+    let port = key.pod_port as u32;
+    Some(decide(words, pod.scope(words, false), class, port))
+}
+
+/// The table allows the flow, or the pod began it.
+#[inline(always)]
+fn follows<F: Flows>(flows: &F, key: &FlowKey, cell: Cell) -> Option<Judgement> {
+    if matches!(cell.verdict(), Verdict::Allow) {
+        return Some(Judgement::new(Action::Pass, Reason::Allowed, cell));
     }
-    let out = flows.is_out(key);
-    if !packet.opens() {
-        return out.then_some((Reason::Outbound, Cell::NOTHING));
-    }
-    let told =
-        cell.audit() || cell.dry_run() || words.at(header::OPTIONS) & options::EVENTS_ALLOWED != 0;
-    (allowed && !out && !told).then_some((Reason::Allowed, cell))
+    flows
+        .is_out(key)
+        .then_some(Judgement::pass(Reason::Outbound))
+}
+
+/// The table allows the connection, and nobody is to be told; or it denies it, and refusals are
+/// silent.
+#[inline(always)]
+fn opens<W: Words + ?Sized, F: Flows>(
+    words: &W,
+    flows: &F,
+    place: &Place,
+    to: &LocalPod,
+    key: &FlowKey,
+    cell: Cell,
+) -> Option<Judgement> {
+    let options = words.at(header::OPTIONS);
+    let told = cell.audit() || cell.dry_run() || options & options::EVENTS_ALLOWED != 0;
+    // Something else may come of it.
+    const LENIENT: u32 = options::AUDIT_MODE | options::PAUSED;
+    const OTHERWISE: u32 = pod_flags::PAUSED | pod_flags::SEEDING | pod_flags::SWITCHED;
+    let lenient = options & LENIENT != 0 || to.is(OTHERWISE);
+    let silent = options & options::REFUSE_DROP != 0 || place.rejects == 0;
+    let judgement = match cell.verdict() {
+        Verdict::Allow if !told => Judgement::new(Action::Pass, Reason::Allowed, cell),
+        Verdict::Deny if silent && !lenient => Judgement::new(Action::Drop, Reason::Denied, cell),
+        _ => return None,
+    };
+    // What is known of its ports is to be asked first.
+    (!flows.is_out(key)).then_some(judgement)
 }
 
 #[inline(always)]

@@ -13,7 +13,7 @@ use aya_log_ebpf::{
 };
 use enforcer_ebpf::{
     event::{EVENTS_PER_WINDOW, Event, EventBudget, RESETS_PER_WINDOW, WINDOW_BITS},
-    judge::cell_to_pod,
+    judge::{Judgement, cell_to_pod},
     maps::hits_index,
     reason::Reason,
     words::{Cell, SLOTS, Words as _, header},
@@ -48,11 +48,23 @@ pub fn is_logged() -> bool {
     level_enabled(Level::Debug)
 }
 
-/// Counts a packet that passes the straight way.
+/// Counts a packet that was judged the straight way.
 #[inline(always)]
-pub fn passed(reason: Reason, slot: u32, cell: Cell, opens: bool) {
-    count(reason);
-    hit(slot, cell, opens);
+pub fn judged(judgement: &Judgement, slot: u32, opens: bool) {
+    count(judgement.reason);
+    hit(slot, judgement.cell, opens);
+}
+
+/// No event would be sent: this CPU has sent as many as it may by now.
+#[inline(always)]
+pub fn events_are_spent() -> bool {
+    let Some(budget) = EVENT_BUDGET.get_ptr(0) else {
+        return false;
+    };
+    // SAFETY: a plain helper call.
+    let window = unsafe { bpf_ktime_get_boot_ns() } >> WINDOW_BITS;
+    // SAFETY: the value is this CPU's own.
+    unsafe { (*budget).window == window && (*budget).sent >= EVENTS_PER_WINDOW }
 }
 
 /// Asks the shadow table for its opinion of an opening segment that the active one has decided, where

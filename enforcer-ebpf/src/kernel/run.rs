@@ -13,17 +13,18 @@ use aya_ebpf::{bindings::__sk_buff, programs::TcContext};
 use enforcer_ebpf::{
     event::Hook,
     judge::{
-        Finding, conclude, find_from_pod, find_other, find_to_pod, judge_from_l7,
+        Action, Finding, conclude, find_from_pod, find_other, find_to_pod, judge_from_l7,
         straight_from_pod, straight_to_pod,
     },
     packet::{Packet, Rest, parse_extended, parse_far, parse_first, parse_icmp, parse_plain},
+    reason::Reason,
     words::{SLOTS, Words as _, header},
 };
 
 use super::{
     flows::KernelFlows,
     frame::{Far, Linear, Skb, place},
-    report::passed,
+    report,
     table::Table,
 };
 
@@ -212,42 +213,50 @@ pub extern "C" fn decide_other_from_pod(skb: *mut __sk_buff, run: *mut Run) -> u
     0
 }
 
-/// Whether a segment towards a pod goes the straight way; it has been counted then.
+/// What becomes of a segment that goes no straight way; not the number of an [`Action`].
+pub const NOT_STRAIGHT: u32 = u32::MAX;
+
+/// The [`Action`] for a segment towards a pod that goes the straight way; it has been counted then.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn goes_straight_to_pod(skb: *mut __sk_buff) -> u32 {
+pub extern "C" fn straight_into_pod(skb: *mut __sk_buff) -> u32 {
     let ctx = TcContext::new(skb);
     let Some(packet) = parse_plain(&Linear::new(&ctx)) else {
-        return 0;
+        return NOT_STRAIGHT;
     };
     let table = Table::active();
     let flows = KernelFlows::new(skb);
-    let Some((reason, cell)) = straight_to_pod(&packet, &table, &flows, &place(&ctx)) else {
-        return 0;
+    let Some(judgement) = straight_to_pod(&packet, &table, &flows, &place(&ctx)) else {
+        return NOT_STRAIGHT;
     };
-    // Another table's opinion is asked of opening segments.
-    if packet.opens() && Table::shadow_slot() < SLOTS {
-        return 0;
+    // Another table's opinion is asked of opening segments, and who waits for events gets them.
+    let asked = packet.opens() && Table::shadow_slot() < SLOTS;
+    let drops = matches!(judgement.action, Action::Drop);
+    if asked || (drops && !report::events_are_spent()) {
+        return NOT_STRAIGHT;
     }
-    passed(reason, table.slot, cell, packet.opens());
-    1
+    if drops {
+        report::count(Reason::EventDropped);
+    }
+    report::judged(&judgement, table.slot, packet.opens());
+    judgement.action as u32
 }
 
 /// The same for one from a pod.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn goes_straight_from_pod(skb: *mut __sk_buff) -> u32 {
+pub extern "C" fn straight_out_of_pod(skb: *mut __sk_buff) -> u32 {
     let ctx = TcContext::new(skb);
     let Some(packet) = parse_plain(&Linear::new(&ctx)) else {
-        return 0;
+        return NOT_STRAIGHT;
     };
     let table = Table::active();
     let flows = KernelFlows::new(skb);
-    let Some((reason, cell)) = straight_from_pod(&packet, &table, &flows, &place(&ctx)) else {
-        return 0;
+    let Some(judgement) = straight_from_pod(&packet, &table, &flows, &place(&ctx)) else {
+        return NOT_STRAIGHT;
     };
-    passed(reason, table.slot, cell, false);
-    1
+    report::judged(&judgement, table.slot, false);
+    judgement.action as u32
 }
 
 /// Concludes what was found. `hook` is the number of a `Hook`.

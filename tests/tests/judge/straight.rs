@@ -1,5 +1,5 @@
-//! The straight way says "pass" only where the whole judgement does, for the same reason and by the
-//! same cell, without news, and leaves nothing behind; and it is the way of what is common.
+//! The straight way ends only where the whole judgement does, for the same reason and by the same cell,
+//! and nothing else comes of it; and it is the way of what is common.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ fn the_straight_way_leads_where_the_whole_judgement_does() {
             interface: INTERFACE,
             ingress,
             l7: L7_IFINDEX,
-            rejects: REJ_IFINDEX,
+            rejects: [REJ_IFINDEX, 0][seed as usize % 2],
             features: [0, features::UPLINKS, features::INSIDE][seed as usize % 3],
         };
         for _ in 0..FRAMES {
@@ -62,27 +62,33 @@ fn the_straight_way_leads_where_the_whole_judgement_does() {
                 Hook::ToPod => judge_to_pod(&packet, &words[..], &flows, &place),
                 _ => judge_from_pod(&packet, &words[..], &flows, &place),
             };
-            let Some((reason, cell)) = straight else {
+            let Some(straight) = straight else {
                 continue;
             };
             let opens = packet.opens();
             assert_eq!(
-                (Action::Pass, reason, cell),
+                (straight.action, straight.reason, straight.cell),
                 (whole.action, whole.reason, whole.cell),
                 "table {seed}: {packet:?} from {ingress}"
             );
             let options = words[header::OPTIONS as usize];
-            assert!(!whole.masqueraded && !whole.is_news(options, packet.opens()));
+            assert!(!whole.masqueraded);
+            // Where it is, the kernel sees to it that somebody is told.
+            let drops = matches!(whole.action, Action::Drop);
+            assert_eq!(whole.is_news(options, packet.opens()), drops);
             assert_eq!(
                 before,
                 *flows.memory.borrow(),
                 "nor does the whole one change"
             );
-            *seen.entry((inward, opens, reason.name())).or_default() += 1;
+            *seen
+                .entry((inward, opens, straight.reason.name()))
+                .or_default() += 1;
         }
     }
     for case in [
         (true, true, Reason::Allowed),
+        (true, true, Reason::Denied),
         (true, false, Reason::Allowed),
         (true, false, Reason::Outbound),
         (false, false, Reason::Allowed),
@@ -147,7 +153,7 @@ fn established_and_allowed_is_straight_in_both_directions() {
             _ => straight_from_pod(&plain, &words[..], &world.flows, &place),
         }
     };
-    let reason = |frame, hook| straight(&frame, hook).map(|(reason, _)| reason);
+    let reason = |frame, hook| straight(&frame, hook).map(|judgement| judgement.reason);
     let allowed = Some(Reason::Allowed);
     for flags in [ACK, ACK | flag::PSH, ACK | flag::FIN, SYN | ACK, RST | ACK] {
         let there = reason(request(REMOTE, ALLOWED, flags), Hook::ToPod);
@@ -159,6 +165,8 @@ fn established_and_allowed_is_straight_in_both_directions() {
     }
     let (opening, opened) = (request(REMOTE, ALLOWED, SYN), answer(REMOTE, ALLOWED, SYN));
     assert_eq!(reason(opening, Hook::ToPod), allowed);
+    let refused = reason(request(REMOTE, DENIED, SYN), Hook::ToPod);
+    assert_eq!(refused, None, "it is told by a reset");
     assert_eq!(
         reason(opened, Hook::FromPod),
         None,

@@ -24,7 +24,7 @@ use tests::{
 
 use super::world::*;
 
-const TABLES: u64 = 600;
+const TABLES: u64 = 1_500;
 const FRAMES: u32 = 200;
 
 #[test]
@@ -40,7 +40,7 @@ fn the_straight_way_leads_where_the_whole_judgement_does() {
             ingress,
             l7: L7_IFINDEX,
             rejects: [REJ_IFINDEX, 0][seed as usize % 2],
-            features: [0, features::UPLINKS, features::INSIDE][seed as usize % 3],
+            features: [0, 0, features::UPLINKS, features::INSIDE][seed as usize / 2 % 4],
         };
         for _ in 0..FRAMES {
             let hook = [Hook::ToPod, Hook::FromPod][rng.usize(0..2)];

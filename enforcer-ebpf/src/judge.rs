@@ -146,7 +146,7 @@ pub trait Flows {
     fn is_proxied(&self, key: &FlowKey) -> bool;
     /// The connection is the proxy's own leg.
     fn is_upstream(&self, key: &FlowKey) -> bool;
-    /// The client's frames are switched past the node's stack.
+    /// The flow's packets go past the node's stack, and so must what is answered to them.
     fn is_switched(&self, key: &FlowKey) -> bool;
     /// Who began the flow from an address that does not tell: the slot of a local pod,
     /// [`crate::flow::MADE_BY_NODE`] or [`crate::flow::MADE_BY_NOBODY`].

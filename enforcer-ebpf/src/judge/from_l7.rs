@@ -39,6 +39,10 @@ pub fn judge_from_l7<W: Words + ?Sized, F: Flows>(
     if receiver != 0 && flows.is_upstream(&inward) {
         return towards(words, receiver, Reason::Upstream);
     }
+    // A refusal of what the pod has sent, which the node's stack may not have seen.
+    if receiver != 0 && packet.bare_reset() && flows.is_switched(&inward) {
+        return towards(words, receiver, Reason::BareReset);
+    }
     let sender = local_pod(words, packet.v6, &packet.source);
     if sender == 0 {
         return Judgement::pass(Reason::NotEnrolled);

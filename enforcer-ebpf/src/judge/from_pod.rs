@@ -5,11 +5,12 @@ use super::{
     pod_behind, reply,
 };
 use crate::{
+    decide::pod_by_slot,
     event::Hook,
     flow::FlowKey,
     packet::{Packet, Part},
     reason::Reason,
-    words::{Cell, Holder, Verdict, Words, pod_flags},
+    words::{Cell, Holder, Verdict, Words, pod, pod_flags},
 };
 
 /// Finds the verdict for TCP that enters the node through a pod's host interface. Every local pod's
@@ -62,6 +63,8 @@ fn tcp<W: Words + ?Sized, F: Flows>(
         return if flows.open_out(&key, from.slot) {
             Judgement::pass(Reason::OutboundOpened)
         } else {
+            // Nobody but this hook has seen the segment, and so nobody else would know its reset.
+            flows.note_switched(&key);
             Judgement::new(Action::Refuse, Reason::OutboundQuota, Cell::NOTHING)
         };
     }
@@ -98,5 +101,23 @@ fn reply<W: Words + ?Sized, F: Flows>(
     if packet.bare_reset() {
         return Judgement::pass(Reason::BareReset);
     }
+    if switched(words, from, packet.v6, key) {
+        flows.note_switched(key);
+    }
     Judgement::new(Action::Refuse, answer.reason, cell)
+}
+
+/// Whether the node's stack knows nothing of a flow, because both ends hang on one bridge: it would
+/// take the reset that tells the pod of the refusal for invalid.
+#[inline(always)]
+fn switched<W: Words + ?Sized>(words: &W, from: &LocalPod, v6: bool, key: &FlowKey) -> bool {
+    let bridge = words.at(from.at + pod::BRIDGE);
+    let remote = match address_of(words, v6, &key.remote).holder() {
+        Holder::LocalPod(slot) => pod_by_slot(words, slot),
+        _ => 0,
+    };
+    from.is(pod_flags::SWITCHED)
+        && bridge != 0
+        && remote != 0
+        && words.at(remote + pod::BRIDGE) == bridge
 }

@@ -320,6 +320,34 @@ fn switched_clients_are_remembered_only_where_the_bridge_hides_them() {
 }
 
 #[test]
+fn a_reset_for_the_pod_goes_past_a_stack_that_has_not_seen_the_flow() {
+    let reset = |world: &World, from| {
+        let frame = request(from, DENIED, RST);
+        world.judge(Hook::FromL7, &frame)
+    };
+    for (flags, remote, action) in [
+        (pod_flags::SWITCHED, CLIENT, Action::ToPod),
+        // The node's stack carries these, and knows them.
+        (0, CLIENT, Action::Pass),
+        (pod_flags::SWITCHED, REMOTE, Action::Pass),
+    ] {
+        let mut world = World::new();
+        world.flag(flags);
+        let before = reset(&world, remote).action;
+        assert_eq!(before, Action::Pass, "nothing was refused yet");
+        let refused = (Action::Refuse, Reason::ReplyRefused);
+        assert_eq!(world.back(remote, DENIED, ACK), refused);
+        let told = reset(&world, remote);
+        assert_eq!(told.action, action, "{flags} {remote}");
+        let target = [0, SERVER_IF][usize::from(action == Action::ToPod)];
+        assert_eq!(told.target, target, "{flags} {remote}");
+        let data = request(remote, DENIED, ACK);
+        let data = world.judge(Hook::FromL7, &data);
+        assert_ne!(data.action, Action::ToPod, "a reset only");
+    }
+}
+
+#[test]
 fn a_pod_sends_from_its_own_address_alone_enrolled_or_not() {
     let mut world = World::new();
     let spoofed = |world: &World, source: u8| {

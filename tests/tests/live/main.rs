@@ -18,6 +18,7 @@ mod packets;
 mod paths;
 mod proxy;
 mod recorded;
+mod resets;
 mod restart;
 mod signed;
 mod start;

@@ -107,7 +107,7 @@ fn services(backend: &Pod) -> String {
     text
 }
 
-const DROP_INVALID: &str = "
+pub(super) const DROP_INVALID: &str = "
 table inet strict {
   chain forward { type filter hook forward priority 0; ct state invalid drop; }
   chain input { type filter hook input priority 0; ct state invalid drop; }

@@ -119,6 +119,8 @@ pub enum Kind {
     Datagram,
     /// An ICMP error, which quotes a packet of the flow that it is about.
     Error,
+    /// Router and neighbour discovery of IPv6, from the link itself: no router has forwarded it.
+    Neighbour,
     /// TCP, or a later fragment of what may be TCP.
     Tcp,
 }

@@ -14,6 +14,8 @@ pub struct Frame {
     pub destination: IpAddr,
     /// Protocol of [`Frame::body`].
     pub protocol: u8,
+    /// Routers that an IPv6 packet may still pass.
+    pub hop_limit: u8,
     /// Words of IPv4 options.
     pub option_words: u8,
     /// IPv6 extension headers, in order.
@@ -53,6 +55,7 @@ impl Frame {
             source: source.0,
             destination: destination.0,
             protocol: 6,
+            hop_limit: 64,
             option_words: 0,
             extensions: Vec::new(),
             fragment: None,
@@ -125,7 +128,7 @@ impl Frame {
                     .expect("a test packet fits its length field");
                 bytes.extend([0x60, 0, 0, 0]);
                 bytes.extend(length.to_be_bytes());
-                bytes.extend([chain.0, 64]);
+                bytes.extend([chain.0, self.hop_limit]);
                 bytes.extend(source.octets());
                 bytes.extend(destination.octets());
                 bytes.extend(&chain.1);

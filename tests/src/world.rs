@@ -208,6 +208,11 @@ pub fn frame(rng: &mut Rng, judged: u32, inward: bool) -> (Vec<u8>, u32) {
             };
             packet = Frame::too_large(router, &about, 1400);
         }
+        4 => {
+            packet.protocol = 58;
+            packet.body[0] = rng.u8(132..139);
+            packet.hop_limit = pick(rng, &[255, 255, 254]);
+        }
         _ => {
             let flags = pick(
                 rng,

@@ -60,7 +60,7 @@ pub fn find_other<W: Words + ?Sized, F: Flows>(
     }
     let judgement = if let Some(reason) = packet.reject {
         Judgement::drop(reason)
-    } else if matches!(packet.kind, Kind::Arp) || link_control(packet) {
+    } else if matches!(packet.kind, Kind::Arp | Kind::Neighbour) || link_control(packet) {
         Judgement::pass(Reason::LinkControl)
     } else if matches!(packet.kind, Kind::Error) {
         let key = key(packet, outgoing);
@@ -93,10 +93,12 @@ fn is_self_test(packet: &Packet, place: &Place) -> bool {
     packet.protocol == protocol::SELF_TEST && place.ingress == 0
 }
 
-/// Neighbour discovery, router and multicast listener messages, address configuration.
+/// Neighbour discovery, router and multicast listener messages, address configuration, under addresses
+/// that are good for the link alone. Pods of a bridge find their neighbours from their own addresses, too:
+/// that is [`Kind::Neighbour`], of which the source is guarded.
 #[inline(always)]
 fn link_control(packet: &Packet) -> bool {
-    if !matches!(packet.kind, Kind::Datagram | Kind::Error) {
+    if !matches!(packet.kind, Kind::Datagram | Kind::Error | Kind::Neighbour) {
         return false;
     }
     if packet.v6 {

@@ -2,7 +2,8 @@
 //!
 //! An error quotes the packet that it is about: its IP header, and eight bytes of what follows, which
 //! hold the ports. What quotes less, or a packet that did not come from where the error goes to, is
-//! about nothing.
+//! about nothing. Neighbour discovery is what it says only as it left its sender (RFC 4861): with the
+//! full hop limit and without extension headers.
 
 use super::{
     Frame, Kind, MAPPED, Packet, Rest,
@@ -30,12 +31,16 @@ mod v6 {
     pub const INFORMATION: u8 = 128;
     pub const ECHO: u8 = 128;
     pub const ECHO_REPLY: u8 = 129;
+    /// Router and neighbour discovery, from the first type to the last.
+    pub const DISCOVERY: core::ops::RangeInclusive<u8> = 133..=137;
 }
 
 /// Reads an ICMP message.
 #[inline(always)]
 pub fn parse_icmp<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, rest: Rest) {
     let (at, end) = (rest.at as usize, rest.end as usize);
+    let on_link = matches!(packet.kind, Kind::Neighbour);
+    packet.kind = Kind::Datagram;
     let Some(header) = frame.far::<HEADER>(at).filter(|_| at + HEADER <= end) else {
         // Too short for anybody to make anything of it.
         return;
@@ -57,6 +62,9 @@ pub fn parse_icmp<F: Frame + ?Sized>(frame: &F, packet: &mut Packet, rest: Rest)
         packet.kind = Kind::Error;
         quoted(frame, packet, at + HEADER, end);
         return;
+    }
+    if on_link && v6::DISCOVERY.contains(&header[0]) {
+        packet.kind = Kind::Neighbour;
     }
     if echo || reply {
         packet.answers = reply;

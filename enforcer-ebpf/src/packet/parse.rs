@@ -13,6 +13,8 @@ const IPV4: usize = 20;
 const IPV6: usize = 40;
 const TCP: usize = 20;
 const PORTS: usize = 4;
+/// A packet that has it has passed no router.
+const FULL_HOP_LIMIT: u8 = 255;
 const ETHERTYPE_ARP: u16 = 0x0806;
 const ETHERTYPE_IPV6: u16 = 0x86dd;
 const ETHERTYPE_VLAN: u16 = 0x8100;
@@ -204,6 +206,10 @@ fn ipv6<F: Frame + ?Sized, const AT: bool>(
         return Ok(Rest::NOTHING);
     }
     let at = base + IPV6;
+    if packet.protocol == protocol::ICMPV6 && header[7] == FULL_HOP_LIMIT {
+        // It may be; its type is still to be read.
+        packet.kind = Kind::Neighbour;
+    }
     if !is_extension(packet.protocol) {
         return Ok(other(frame, packet, at, end));
     }

@@ -10,7 +10,7 @@ use super::{
     rows::{each, plain, raw, with},
     world::{Case, NEIGHBOUR, NODE, OUTSIDE, Port, REMOTE, SERVER, STRANGER},
 };
-use crate::frame::{self, tcp_segment};
+use crate::frame::{self, Extension, Frame, tcp_segment};
 
 pub(super) fn bad_flags(case: &Case) -> Vec<Train> {
     const SYN: u8 = flag::SYN;
@@ -61,7 +61,15 @@ pub(super) fn udp(case: &Case) -> Vec<Train> {
 
 pub(super) fn icmp(case: &Case) -> Vec<Train> {
     if case.v6 {
-        messages(case, protocol::ICMPV6, [[128, 0], [129, 0]])
+        let mut trains = messages(case, protocol::ICMPV6, [[128, 0], [129, 0]]);
+        // A router has forwarded it, or something stands before it: no discovery.
+        let mut wrapped = discovery(case, 135, 255);
+        wrapped.extensions = vec![Extension {
+            number: 60,
+            more: 0,
+        }];
+        trains.extend(each([discovery(case, 135, 254), wrapped]));
+        trains
     } else {
         messages(case, 1, [[8, 0], [0, 0]])
     }
@@ -101,12 +109,26 @@ pub(super) fn link_control(case: &Case) -> Vec<Train> {
             &[["0.0.0.0", "255.255.255.255"], ["0.0.0.0", "224.0.0.22"]],
         )
     };
-    each(pairs.iter().map(|[from, to]| {
+    let mut trains = each(pairs.iter().map(|[from, to]| {
         let mut frame = case.datagram(number, &[135, 0, 0, 0, 0, 0, 0, 0]);
         frame.source = from.parse().expect("an address");
         frame.destination = to.parse().expect("an address");
         frame
-    }))
+    }));
+    if case.v6 {
+        // Between addresses of more than the link, as on a bridge.
+        let all = [133, 134, 135, 136, 137];
+        trains.extend(each(all.map(|kind| discovery(case, kind, 255))));
+    }
+    trains
+}
+
+fn discovery(case: &Case, kind: u8, hop_limit: u8) -> Frame {
+    let mut body = vec![0; 24];
+    body[0] = kind;
+    let mut frame = case.datagram(protocol::ICMPV6, &body);
+    frame.hop_limit = hop_limit;
+    frame
 }
 
 pub(super) fn arp(_: &Case) -> Vec<Train> {

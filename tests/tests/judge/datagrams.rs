@@ -4,6 +4,7 @@ use enforcer_ebpf::{
     event::Hook,
     flow::{DATAGRAM_IDLE_SECONDS, DATAGRAMS_PER_POD_MAX},
     judge::{Action, Flows as _, features},
+    packet::{Kind, parse},
     reason::Reason,
     words::pod_flags,
 };
@@ -88,6 +89,21 @@ fn datagrams_are_judged_by_source_and_port() {
         sctp.protocol = 132;
         assert_eq!(told(world.judge(Hook::ToPod, &sctp)), expected);
     }
+}
+
+#[test]
+fn neighbours_find_each_other_by_whatever_address_of_their_own() {
+    let world = enforcing();
+    let discovery = |hook, from, to| {
+        let mut packet = parse(&Frame::udp((ip(from), 0), (ip(to), 0)).build()[..]);
+        packet.kind = Kind::Neighbour;
+        told(world.judge_packet(hook, &packet))
+    };
+    let passed = (Action::Pass, Reason::LinkControl);
+    assert_eq!(discovery(Hook::ToPod, CLIENT, SERVER), passed);
+    assert_eq!(discovery(Hook::FromPod, SERVER, CLIENT), passed);
+    let spoofed = (Action::Drop, Reason::SpoofedPodSource);
+    assert_eq!(discovery(Hook::FromPod, REMOTE, CLIENT), spoofed);
 }
 
 /// H4: any outgoing datagram would reopen a denied flow, if nobody knew who began it.

@@ -387,9 +387,15 @@ fn neighbours_are_found_again() {
     let bridge = Layout::Bridge {
         calls_netfilter: false,
     };
-    for (what, layout) in [("lv-nd", Layout::Routed), ("lv-ndbr", bridge)] {
+    let enforce: &[&str] = &["--non-tcp", "enforce"];
+    for (what, layout, options) in [
+        ("lv-nd", Layout::Routed, &[][..]),
+        ("lv-ndall", Layout::Routed, enforce),
+        ("lv-ndbr", bridge, &[]),
+        ("lv-ndbrall", bridge, enforce),
+    ] {
         let world = World::on(three_pods_on(what, layout).expect("a node with three pods"));
-        let _agent = world.start(&policy(), &[]);
+        let _agent = world.start(&policy(), options);
         for round in 0..3 {
             world.expect("frontend", Met::Answer, "allowed");
             world.expect("other", Met::Refusal, "not allowed");

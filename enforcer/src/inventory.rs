@@ -151,13 +151,16 @@ pub enum InventoryError {
 }
 
 impl Inventory {
-    /// Least MTU among the pods' links; that of Ethernet when there is none.
+    /// Least MTU among the pods' links; that of Ethernet when there is none. Below the least of IPv6
+    /// the kernel would take IPv6 off the proxy's links, for every pod.
     pub fn mtu(&self) -> u32 {
         const ETHERNET: u32 = 1500;
+        const LEAST_OF_IPV6: u32 = 1280;
         self.interfaces()
             .map(|interface| interface.link.mtu)
             .min()
             .unwrap_or(ETHERNET)
+            .max(LEAST_OF_IPV6)
     }
 
     /// Every interface to be guarded.

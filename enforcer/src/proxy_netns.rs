@@ -101,7 +101,7 @@ pub enum ProxyNetnsError {
         #[source]
         source: io::Error,
     },
-    #[error("link `{0}` is gone right after it was made")]
+    #[error("link `{0}` was made and is gone")]
     Vanished(&'static str),
     #[error(
         "`{link}` leads to another namespace than `{netns}`: another agent runs on this node, or has \
@@ -129,6 +129,23 @@ pub async fn ensure(name: &str, mtu: u32) -> Result<ProxyNetns, ProxyNetnsError>
     }
     let (l7, rej, id) = built?;
     Ok(ProxyNetns { netns, l7, rej, id })
+}
+
+/// Gives another MTU to both ends of each link.
+pub async fn resize(name: &str, mtu: u32) -> Result<(), ProxyNetnsError> {
+    let Some(netns) = Netns::named(name)? else {
+        return Ok(()); // everything is being taken away
+    };
+    let outside = netlink::connect(&Netns::current()?)?;
+    let inside = netlink::connect(&netns)?;
+    for way in [&L7, &REJ] {
+        for (handle, end) in [(&outside, way.outside), (&inside, way.inside)] {
+            let link = netlink::link(handle, end).await?;
+            let link = link.ok_or(ProxyNetnsError::Vanished(end))?;
+            bring_up(handle, &link, mtu).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What of a namespace and its links is there.

@@ -18,6 +18,7 @@ use crate::{
     attach::{Attach, Attacher, Classifiers, HookAt},
     inventory::{self, Interface, Inventory, LocalPod, PodName, Wanted},
     pins::Pins,
+    proxy_netns,
 };
 
 /// Changes come in bursts: after one look the next one waits this long.
@@ -33,6 +34,10 @@ pub struct Hands {
     pub wanted: Wanted,
     /// Another's programs on this node send packets straight into pods.
     pub redirects: bool,
+    /// Name of the proxy's namespace.
+    pub netns: String,
+    /// What its links carry at most, once that is known.
+    pub mtu: Option<u32>,
 }
 
 /// Follows until the kernel tells no more.
@@ -93,6 +98,14 @@ async fn look(
         Ok(classifiers) => classifiers,
         Err(error) => return Ok((hands, Err(error))),
     };
+    // Pods with smaller links than the others may have come.
+    let mtu = found.mtu();
+    if hands.mtu != Some(mtu) {
+        if let Err(error) = proxy_netns::resize(&hands.netns, mtu).await {
+            return Ok((hands, Err(error.into())));
+        }
+        hands.mtu = Some(mtu);
+    }
     let complete = found.pods.iter().all(|pod| pod.away.is_none())
         && found.lost.iter().all(|(_, reason)| reason.is_final());
     let agent = Arc::clone(agent);

@@ -242,6 +242,8 @@ impl Run {
             pins: Pins::below(&options.bpffs),
             wanted: options.wanted.clone(),
             redirects,
+            netns: options.netns.clone(),
+            mtu: None,
         };
         let following = links::follow(agent.clone(), hands);
         tokio::spawn(supervise("interfaces", following));

@@ -363,3 +363,50 @@ fn a_pod_that_comes_later_is_found_and_policed() {
     world.expect("other", Met::Refusal, "no rule allows its principal");
     world.expect("frontend", Met::Answer, "its principal is allowed");
 }
+
+/// What the proxy's links carry at most, at each end.
+#[track_caller]
+fn mtus(world: &World) -> [u64; 4] {
+    let node = world.net.node.name();
+    let proxy = world.home.netns();
+    let ends = [
+        (node, "enf-l7"),
+        (proxy, "l7"),
+        (node, "enf-rej"),
+        (proxy, "rej"),
+    ];
+    ends.map(|(netns, device)| {
+        let mut show = Command::new("ip");
+        show.args(["-n", netns, "-j", "link", "show", "dev", device]);
+        let shown = tests::netns::run(&mut show).expect("it is there");
+        let shown: Value = serde_json::from_str(&shown).expect("it is JSON");
+        shown[0]["mtu"].as_u64().expect("a device has one")
+    })
+}
+
+#[test]
+fn the_proxys_links_are_never_larger_than_the_smallest_of_the_pods() {
+    if !possible() {
+        return;
+    }
+    let world = World::new("lv-mtus");
+    let _agent = world.start(ONLY_FRONTEND, &[]);
+    assert_eq!(mtus(&world), [1500; 4], "as the pods' links");
+    let other = world.pod("other");
+    let become_ = |mtu| until(LATE, || mtus(&world) == [mtu; 4]);
+    let gone = format!("link delete {}", other.interface);
+    world.net.node.ip(&gone).expect("its own link");
+    world.net.connect(other).expect("as a CNI does");
+    let smaller = |mtu| {
+        let link = format!("link set {} mtu {mtu}", other.interface);
+        world.net.node.ip(&link).expect("a veth takes it");
+    };
+    smaller(1400);
+    assert!(become_(1400), "{:?}", mtus(&world));
+    // IPv6 goes on, for the other pods.
+    smaller(1200);
+    assert!(become_(1280), "{:?}", mtus(&world));
+    world.net.node.ip(&gone).expect("its own link");
+    assert!(become_(1500), "{:?}", mtus(&world));
+    world.expect("frontend", Met::Answer, "its principal is allowed");
+}

@@ -23,6 +23,7 @@ mod restart;
 mod signed;
 mod start;
 mod support;
+mod traces;
 mod trouble;
 mod unkillable;
 mod uplinks;

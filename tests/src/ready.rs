@@ -51,6 +51,7 @@ pub fn has_device(kind: &str) -> bool {
     let device = match kind {
         "vlan" => "link add base type veth peer name far\nlink add probe link base type vlan id 1",
         "vxlan" => "link add probe type vxlan id 1 dstport 4789",
+        "geneve" => "link add probe type geneve id 1 remote 192.0.2.2",
         "ipip" => "link add probe type ipip local 192.0.2.1 remote 192.0.2.2",
         _ => &format!("link add probe type {kind}"),
     };

@@ -7,7 +7,7 @@ use std::{
 };
 
 use socket2::{Domain, Socket, Type};
-use tests::{http::Server, netns::Netns, ready::has_device};
+use tests::{http::Server, netns::Netns, ready::has_device, topology::UPLINK};
 
 use super::*;
 
@@ -20,7 +20,7 @@ struct Uplink {
     v6: bool,
 }
 
-const UPLINKS: [Uplink; 4] = [
+const UPLINKS: [Uplink; 5] = [
     Uplink {
         kind: "vlan",
         ends: [
@@ -34,6 +34,14 @@ const UPLINKS: [Uplink; 4] = [
         ends: [
             "link add ov0 type vxlan id 7 local 192.168.77.1 remote 192.168.77.2 dstport 4789",
             "link add ov0 type vxlan id 7 local 192.168.77.2 remote 192.168.77.1 dstport 4789",
+        ],
+        v6: true,
+    },
+    Uplink {
+        kind: "geneve",
+        ends: [
+            "link add ov0 type geneve id 7 remote 192.168.77.2 dstport 6081",
+            "link add ov0 type geneve id 7 remote 192.168.77.1 dstport 6081",
         ],
         v6: true,
     },
@@ -104,6 +112,74 @@ fn remote_pods_are_judged_behind_every_kind_of_uplink() {
         assert!(world.counted("steered") > 0, "{kind}");
         assert_eq!(world.counted("unknown_identity"), 0, "{kind}");
         println!("uplink {kind}: remote pods are judged");
+    }
+}
+
+/// One device authenticates the nodes; by every other one anybody may claim to be a remote pod.
+#[test]
+fn a_remote_pods_address_counts_by_wireguard_alone_where_that_is_trusted() {
+    if !possible() || !has_device("wireguard") {
+        return;
+    }
+    let (trusted, others) = UPLINKS.split_last().expect("WireGuard is the last");
+    let world = world(trusted);
+    let (node, remote) = (&world.net.node, remote(&world));
+    // The plain uplink, and whatever this kernel can put on it.
+    let mut by = vec![("eth0".to_owned(), true)];
+    for (n, uplink) in others.iter().enumerate() {
+        if !has_device(uplink.kind) {
+            continue;
+        }
+        let name = format!("by-{}", uplink.kind);
+        for (netns, end, own) in [(node, uplink.ends[0], 1), (remote, uplink.ends[1], 2)] {
+            let device = end.replace("ov0", &name);
+            let v4 = format!("addr add 10.98.{n}.{own}/24 dev {name}\nlink set {name} up");
+            netns
+                .ip(&format!("{device}\n{v4}"))
+                .expect("its own device");
+            if uplink.v6 {
+                let v6 = format!("addr add fd98:{n}::{own}/64 dev {name} nodad");
+                netns.ip(&v6).expect("its own device");
+            }
+        }
+        // Taken only by who asks for this device.
+        let v4 = format!("route add 10.88.0.0/24 via 10.98.{n}.1 dev {name} metric 4000");
+        remote.ip(&v4).expect("a way to the node");
+        if uplink.v6 {
+            let v6 = format!("route add fd88::/64 via fd98:{n}::1 dev {name} metric 4000");
+            remote.ip(&v6).expect("a way to the node");
+        }
+        by.push((name, uplink.v6));
+    }
+    // The node's own check must not be the one that refuses.
+    for (name, _) in &by {
+        let name = name.replace("eth0", UPLINK);
+        for device in ["all", &name] {
+            let setting = format!("net/ipv4/conf/{device}/rp_filter");
+            node.sysctl(&setting, "0").expect("a setting");
+        }
+    }
+    let _agent = world.start(ONLY_FARAWAY, &["--trusted-uplink", "ov0"]);
+    for family in 0..2 {
+        let to = SocketAddr::new(world.backend()[family], PORT);
+        let faraway = [REMOTE_PODS[0].1, REMOTE_PODS[0].2][family];
+        let met = try_from(&world, faraway, to.ip());
+        assert_eq!(met, Met::Answer, "by WireGuard, to {to}");
+        for (name, v6) in &by {
+            if to.is_ipv6() && !v6 {
+                continue;
+            }
+            let before = world.counted("untrusted_path");
+            let met = call_by(&world, faraway, to, Some(name), SILENCE).map(drop);
+            let met = met.map_err(|error| error.kind());
+            assert_eq!(met, Err(std::io::ErrorKind::TimedOut), "by {name}, to {to}");
+            let counted = world.counted("untrusted_path");
+            assert!(
+                counted > before,
+                "by {name}, to {to}: it was another's doing"
+            );
+            println!("uplink {name}: a forged source is refused at {to}");
+        }
     }
 }
 
@@ -198,11 +274,23 @@ fn received(world: &World) -> u64 {
 
 /// A connection from one of the remote node's addresses.
 fn call(world: &World, from: &str, to: SocketAddr) -> std::io::Result<TcpStream> {
+    call_by(world, from, to, None, PATIENCE)
+}
+
+/// The same, by a device of one's choice.
+fn call_by(
+    world: &World,
+    from: &str,
+    to: SocketAddr,
+    device: Option<&str>,
+    wait: Duration,
+) -> std::io::Result<TcpStream> {
     let from: IpAddr = from.parse().expect("an address");
     let stream = remote(world).enter(|| {
         let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        socket.bind_device(device.map(str::as_bytes))?;
         socket.bind(&SocketAddr::new(from, 0).into())?;
-        socket.connect_timeout(&to.into(), PATIENCE)?;
+        socket.connect_timeout(&to.into(), wait)?;
         std::io::Result::Ok(TcpStream::from(socket))
     })?;
     stream.set_read_timeout(Some(PATIENCE))?;

@@ -22,6 +22,7 @@ const MODULES: &[&str] = &[
     "bridge",
     "8021q",
     "vxlan",
+    "geneve",
     "ipip",
     "wireguard",
     "sch_ingress",

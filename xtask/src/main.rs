@@ -6,6 +6,7 @@ mod build;
 mod compile;
 mod demo;
 mod fuzz;
+mod manifests;
 mod paths;
 mod setup;
 mod soak;
@@ -64,6 +65,12 @@ enum Command {
     },
     /// Check policies and compile them to a bundle, as a pipeline does
     Compile(compile::Arguments),
+    /// Check what is applied to a cluster, and that Kustomize and Helm make the same of it
+    ///
+    /// The Helm chart is written from the Kustomize base and its components; with BLESS=1 in the
+    /// environment what is out of date is written anew. Helm is installed for Python, in an
+    /// environment of its own.
+    Manifests,
     /// Look for manifests and bundles that the compiler cannot cope with
     Fuzz {
         /// How long for each of the two
@@ -101,6 +108,7 @@ fn main() -> ExitCode {
         Command::Bench { what, json } => bench::run(what, json),
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Build => build::run(),
+        Command::Manifests => manifests::run(),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Test => test::run(),
         Command::VmTest {

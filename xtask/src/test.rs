@@ -45,6 +45,9 @@ pub fn run() -> Result<()> {
         build::bpf_cargo(&toolchain, "build"),
     )?;
     account.step("host tests", host_tests())?;
+    let mut manifests = Command::new(env::current_exe()?);
+    manifests.arg("manifests");
+    account.step("manifests", manifests)?;
     account.step("build the fuzz targets", fuzz::build_targets())?;
     for target in fuzz::TARGETS {
         account.attempt(&fuzz::title(target), || fuzz::hunt(target, FUZZ_SECONDS));

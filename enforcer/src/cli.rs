@@ -7,6 +7,7 @@ mod explain;
 mod load;
 mod monitor;
 mod pause;
+mod prepare;
 mod rollback;
 mod run;
 mod shadow;
@@ -32,6 +33,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Run(Box<run::Run>),
+    Prepare(prepare::Prepare),
     Status(status::StatusCommand),
     Monitor(monitor::Monitor),
     Explain(explain::Explain),
@@ -121,6 +123,7 @@ pub fn parse() -> Result<Cli, Failure> {
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
         Command::Run(command) => command.run(),
+        Command::Prepare(command) => command.run(),
         Command::Status(command) => command.run(),
         Command::Monitor(command) => command.run(),
         Command::Explain(command) => command.run(),

@@ -46,6 +46,9 @@ pub struct Way {
     outside_v6: Ipv6Addr,
 }
 
+/// Of new links, until an agent knows that of the pods.
+const USUAL_MTU: u32 = 1500;
+
 /// The way of what is to be judged.
 pub const L7: Way = Way {
     outside: "enf-l7",
@@ -94,7 +97,9 @@ pub enum ProxyNetnsError {
     Netns(#[from] NetnsError),
     #[error(transparent)]
     Netlink(#[from] NetlinkError),
-    #[error("cannot set `{name}` to {value}")]
+    #[error(
+        "cannot set `{name}` to {value}; where that can only be read, run `enforcer prepare` first"
+    )]
     Sysctl {
         name: String,
         value: &'static str,
@@ -146,6 +151,15 @@ pub async fn resize(name: &str, mtu: u32) -> Result<(), ProxyNetnsError> {
         }
     }
     Ok(())
+}
+
+/// As [`ensure`], before anything is known of pods: links that are there keep their MTU. Whether the
+/// namespace had to be made.
+pub async fn prepare(name: &str) -> Result<bool, ProxyNetnsError> {
+    let before = there(name).await?;
+    let least = before.links.iter().map(|link| link.mtu).min();
+    ensure(name, least.unwrap_or(USUAL_MTU)).await?;
+    Ok(!before.netns)
 }
 
 /// What of a namespace and its links is there.
@@ -376,8 +390,13 @@ fn is(error: &rtnetlink::Error, errno: Errno) -> bool {
         if message.raw_code() == -errno.raw_os_error())
 }
 
+/// What is so already is not written: an agent that is not privileged may only read here.
 fn write_sysctl(name: &str, value: &'static str) -> Result<(), ProxyNetnsError> {
-    std::fs::write(format!("/proc/sys/{name}"), value).map_err(|source| ProxyNetnsError::Sysctl {
+    let path = format!("/proc/sys/{name}");
+    if std::fs::read_to_string(&path).is_ok_and(|there| there.trim() == value) {
+        return Ok(());
+    }
+    std::fs::write(path, value).map_err(|source| ProxyNetnsError::Sysctl {
         name: name.into(),
         value,
         source,

@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::{
     Failure, PlaceArgs, SocketArgs, StateArgs,
+    run::tasks::Signals,
     socket::{Client, ClientError},
 };
 use crate::{
@@ -31,16 +32,35 @@ pub struct Detach {
     socket: SocketArgs,
     #[command(flatten)]
     state: StateArgs,
+    /// When done, stay until told to end: a DaemonSet's containers must not end
+    #[arg(long)]
+    stay: bool,
 }
 
 impl Detach {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        let stay = self.stay;
+        self.detach()?;
+        if stay {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()?;
+            runtime.block_on(async {
+                let mut signals = Signals::listen()?;
+                signals.wait().await;
+                Ok::<_, Failure>(())
+            })?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn detach(self) -> Result<(), Failure> {
         let pins = Pins::below(&self.place.bpffs);
         match Client::connect(&self.socket.socket) {
             Ok(mut client) => match client.ask(&Request::Detach {}) {
                 Ok(Answer::Detached(removed)) => {
                     println!("{removed}");
-                    return Ok(ExitCode::SUCCESS);
+                    return Ok(());
                 }
                 Ok(_) => return Err(client.unexpected().into()),
                 // It was ending already: what it has left is ours to take away.
@@ -69,6 +89,6 @@ impl Detach {
         })?;
         Keeper::remove(&self.state.folder(&self.socket))?;
         println!("{removed}");
-        Ok(ExitCode::SUCCESS)
+        Ok(())
     }
 }

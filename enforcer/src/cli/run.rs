@@ -1,7 +1,7 @@
 //! `enforcer run`: the agent itself.
 
 mod proxy;
-mod tasks;
+pub(super) mod tasks;
 
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 

@@ -76,6 +76,12 @@ impl Home {
         self.bpffs.join("enforcer")
     }
 
+    /// The BPF file system that they lie on.
+    #[must_use]
+    pub fn bpffs(&self) -> &Path {
+        &self.bpffs
+    }
+
     /// Name of the proxy's namespace.
     #[must_use]
     pub fn netns(&self) -> &str {

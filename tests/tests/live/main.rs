@@ -20,6 +20,7 @@ mod proxy;
 mod recorded;
 mod resets;
 mod restart;
+mod rights;
 mod signed;
 mod start;
 mod support;

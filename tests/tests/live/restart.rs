@@ -82,7 +82,7 @@ fn tables_that_grow_keep_connections_slots_and_the_epoch() {
     // Opened under the eyes of the programs: seeding would not find the second one, whose port is
     // not one that the kernel gives out.
     let mut outbound = connect(world.pod("backend"), v4, 9090, PATIENCE).expect("a pod may call");
-    let low = low_port(world.pod("backend"), v4, 9090);
+    let low = connect_by(1234, world.pod("backend"), v4, 9090);
     let mut low = low.expect("a pod may call from any port");
     let backend = world.backend()[0];
     let stream = connect(world.pod("frontend"), backend, PORT, PATIENCE);
@@ -177,14 +177,19 @@ fn one_pod(manifests: &str, name: &str) -> String {
 }
 
 /// A connection from a port that the kernel gives to nobody.
-fn low_port(from: &Pod, to: IpAddr, port: u16) -> std::io::Result<std::net::TcpStream> {
+pub fn connect_by(
+    own: u16,
+    from: &Pod,
+    to: IpAddr,
+    port: u16,
+) -> std::io::Result<std::net::TcpStream> {
     let socket = from.netns.enter(|| {
         let socket = rustix::net::socket(
             rustix::net::AddressFamily::INET,
             rustix::net::SocketType::STREAM,
             None,
         )?;
-        rustix::net::bind(&socket, &std::net::SocketAddr::new(from.v4.into(), 1234))?;
+        rustix::net::bind(&socket, &std::net::SocketAddr::new(from.v4.into(), own))?;
         rustix::net::connect(&socket, &std::net::SocketAddr::new(to, port))?;
         Ok::<_, rustix::io::Errno>(socket)
     })?;

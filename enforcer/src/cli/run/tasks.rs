@@ -72,21 +72,21 @@ pub(super) async fn clean(agent: Arc<Agent>) {
     }
 }
 
-/// What ends an agent from outside.
-pub(super) struct Signals {
+/// What ends an agent from outside, or a command that waits to be ended.
+pub(in crate::cli) struct Signals {
     terminate: Signal,
     interrupt: Signal,
 }
 
 impl Signals {
-    pub(super) fn listen() -> std::io::Result<Self> {
+    pub(in crate::cli) fn listen() -> std::io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
         })
     }
 
-    pub(super) async fn wait(&mut self) {
+    pub(in crate::cli) async fn wait(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}

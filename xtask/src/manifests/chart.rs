@@ -110,9 +110,9 @@ fn named<'a>(value: &'a Value, name: &str) -> Option<&'a Value> {
 
 /// What is at a path, in which items of lists have their names.
 pub fn at<'a>(value: &'a Value, path: &str) -> Option<&'a Value> {
-    let steps = path.split('/').skip(1);
-    steps.fold(Some(value), |value, step| match value? {
-        Value::Array(_) => named(value?, step),
+    let mut steps = path.split('/').skip(1);
+    steps.try_fold(value, |value, step| match value {
+        Value::Array(_) => named(value, step),
         other => other.get(step),
     })
 }

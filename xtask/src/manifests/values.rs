@@ -150,13 +150,31 @@ pub const SETTINGS: &[Setting] = &[
         &[],
     ),
     setting(
+        "bundle.source",
+        "With policySource bundle: where it is, as `enforcer run --bundle` takes it",
+        r#"{"type": "string", "minLength": 1}"#,
+        Some("\"/etc/enforcer-bundle/bundle.bin\""),
+        &[place(CONFIG, "/data/config.yaml/bundle", Hole::Yaml)],
+    ),
+    setting(
         "bundle.configMap",
-        "With policySource bundle: the ConfigMap that holds bundle.bin and signers.pub",
+        "The ConfigMap that is seen as /etc/enforcer-bundle, if there is one",
         r#"{"type": "string", "minLength": 1}"#,
         Some("\"enforcer-bundle\""),
         &[place(
             DAEMON_SET,
             "/spec/template/spec/volumes/bundle/configMap/name",
+            Hole::Yaml,
+        )],
+    ),
+    setting(
+        "bundle.signers",
+        "The ConfigMap with the public keys that a bundle must be signed with, as signers.pub",
+        r#"{"type": "string", "minLength": 1}"#,
+        Some("\"enforcer-signers\""),
+        &[place(
+            DAEMON_SET,
+            "/spec/template/spec/volumes/signers/configMap/name",
             Hole::Yaml,
         )],
     ),

@@ -5,6 +5,7 @@ mod bench;
 mod build;
 mod compile;
 mod demo;
+mod dist;
 mod fuzz;
 mod manifests;
 mod paths;
@@ -65,6 +66,11 @@ enum Command {
     },
     /// Check policies and compile them to a bundle, as a pipeline does
     Compile(compile::Arguments),
+    /// Build what is given away: static programs, an image, the chart, licences, checksums
+    ///
+    /// All of it lies below target/dist then, and others have read it: skopeo and umoci the image,
+    /// syft the list of what is inside. As root, an agent has run from the unpacked image.
+    Dist,
     /// Check what is applied to a cluster, and that Kustomize and Helm make the same of it
     ///
     /// The Helm chart is written from the Kustomize base and its components; with BLESS=1 in the
@@ -108,6 +114,7 @@ fn main() -> ExitCode {
         Command::Bench { what, json } => bench::run(what, json),
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Build => build::run(),
+        Command::Dist => dist::run(),
         Command::Manifests => manifests::run(),
         Command::Compile(arguments) => compile::run(&arguments),
         Command::Test => test::run(),

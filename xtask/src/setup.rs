@@ -89,6 +89,14 @@ pub fn ready_for_peers() -> Result<Toolchain> {
     have(needs::missing_for_peers)
 }
 
+/// As [`ready`], with what checks an image.
+///
+/// # Errors
+/// What is missing, when it cannot be installed here.
+pub fn ready_for_dist() -> Result<Toolchain> {
+    have(needs::missing_for_dist)
+}
+
 fn have(missing_now: fn() -> Vec<&'static Need>) -> Result<Toolchain> {
     let missing = missing_now();
     if missing.is_empty() {

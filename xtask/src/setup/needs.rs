@@ -40,6 +40,8 @@ enum Part {
     Peers,
     /// Only for tests, which can be skipped.
     Browser,
+    /// Only for what is given away: what reads images beside ours.
+    Images,
 }
 
 const fn package(
@@ -63,6 +65,7 @@ const FOR_BPF: &str = "to compile the BPF programs";
 const FOR_LINKER: &str = "to build bpf-linker";
 const FOR_NETWORK: &str = "for the tests' network namespaces";
 const FOR_PAGE: &str = "to test the page of `policyc graph` in a browser";
+const FOR_IMAGES: &str = "to check the image";
 const FOR_VM: &str = "to test other kernels in a virtual machine";
 
 const NEEDS: &[Need] = &[
@@ -204,6 +207,12 @@ const NEEDS: &[Need] = &[
         Part::Browser,
         || Path::new("/usr/share/doc/fonts-dejavu-core").exists(),
     ),
+    package("skopeo", FOR_IMAGES, "skopeo", Part::Images, || {
+        paths::program("skopeo").is_some()
+    }),
+    package("umoci", FOR_IMAGES, "umoci", Part::Images, || {
+        paths::program("umoci").is_some()
+    }),
     Need {
         what: "rustfmt",
         why: "to check the format",
@@ -242,7 +251,7 @@ fn missing_of(peers: bool) -> Vec<&'static Need> {
             Part::Compiler => compiler,
             Part::Linker => linker,
             Part::Peers => peers,
-            Part::Browser => false,
+            Part::Browser | Part::Images => false,
         })
         .filter(|need| !(need.is_there)())
         .collect()
@@ -252,6 +261,14 @@ fn missing_of(peers: bool) -> Vec<&'static Need> {
 pub fn missing_for_browser() -> Vec<&'static Need> {
     let browser = NEEDS.iter().filter(|need| need.part == Part::Browser);
     browser.filter(|need| !(need.is_there)()).collect()
+}
+
+/// As [`missing`], with what checks an image.
+pub fn missing_for_dist() -> Vec<&'static Need> {
+    let mut missing = missing();
+    let images = NEEDS.iter().filter(|need| need.part == Part::Images);
+    missing.extend(images.filter(|need| !(need.is_there)()));
+    missing
 }
 
 /// The compiler to use, when nothing is missing.

@@ -6,6 +6,7 @@ mod changes;
 mod conformance;
 mod control;
 mod datagrams;
+mod deploy;
 mod devices;
 mod flows;
 mod holes;

@@ -2,6 +2,8 @@
 
 mod config;
 mod detach;
+#[cfg(test)]
+mod docs;
 mod doctor;
 mod explain;
 mod load;

@@ -5,6 +5,8 @@ mod compare;
 mod compile;
 mod completions;
 mod diff;
+#[cfg(test)]
+mod docs;
 mod eval;
 mod explain;
 mod files;

@@ -17,6 +17,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::meta::Meta;
+pub use self::pod::MeshOnPod;
 use crate::ast::{AuthorizationPolicy, DocumentId, RequestAuthentication};
 
 /// Everything that was read, sorted by (namespace, name) within each kind, so that the order of

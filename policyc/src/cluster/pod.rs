@@ -6,6 +6,30 @@ use super::{
 };
 use crate::read::node::{Node, Reader};
 
+/// What of a mesh stands between a pod and the network.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MeshOnPod {
+    /// A proxy beside the pod's containers.
+    Sidecar,
+    /// A proxy of the node's.
+    Ambient,
+}
+
+impl PodTemplate {
+    /// The mesh that a pod is in.
+    pub fn mesh(&self) -> Option<MeshOnPod> {
+        let proxy = |name: &String| name == "istio-proxy";
+        let injected = self.annotations.contains_key("sidecar.istio.io/status");
+        if injected || self.containers.iter().any(proxy) {
+            return Some(MeshOnPod::Sidecar);
+        }
+        let redirection = self.annotations.get("ambient.istio.io/redirection");
+        redirection
+            .is_some_and(|value| value == "enabled")
+            .then_some(MeshOnPod::Ambient)
+    }
+}
+
 /// Whether objects of this kind make pods from a template.
 pub(crate) fn is_workload(group: &str, kind: &str) -> bool {
     match kind {

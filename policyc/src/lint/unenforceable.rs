@@ -2,7 +2,10 @@
 //! there.
 
 use super::world::{Target, World};
-use crate::diagnostic::{At, Code, Diagnostic};
+use crate::{
+    cluster::MeshOnPod,
+    diagnostic::{At, Code, Diagnostic},
+};
 
 pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
     let mut found = Vec::new();
@@ -53,23 +56,10 @@ pub fn lint(world: &World<'_>) -> Vec<Diagnostic> {
 
 /// The sidecar or the redirection that a pod carries.
 fn mesh_of(target: &Target<'_>) -> Option<&'static str> {
-    let annotations = &target.template.annotations;
-    let redirected = annotations
-        .get("ambient.istio.io/redirection")
-        .is_some_and(|v| v == "enabled");
-    if target
-        .template
-        .containers
-        .iter()
-        .any(|c| c == "istio-proxy")
-        || annotations.contains_key("sidecar.istio.io/status")
-    {
-        Some("a sidecar proxy")
-    } else if redirected {
-        Some("ambient redirection")
-    } else {
-        None
-    }
+    target.template.mesh().map(|mesh| match mesh {
+        MeshOnPod::Sidecar => "a sidecar proxy",
+        MeshOnPod::Ambient => "ambient redirection",
+    })
 }
 
 /// Where `hostNetwork` is written.

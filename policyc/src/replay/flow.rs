@@ -102,6 +102,10 @@ pub fn parse(bytes: &[u8]) -> Result<Line, serde_json::Error> {
     let Ok(Value::Object(mut fields)) = serde_json::from_slice::<Value>(bytes) else {
         return Err(strict);
     };
+    // Where a line was told of, in a stream of many nodes' lines.
+    if fields.get("node").is_some_and(Value::is_string) {
+        fields.remove("node");
+    }
     let lost = fields.get("lost").or(fields.get("dropped"));
     if let (Some(lost), 1) = (lost.and_then(Value::as_u64), fields.len()) {
         return Ok(Line::Lost(lost));
@@ -257,6 +261,10 @@ mod tests {
         assert!(not_recorded.is_err_and(|why| why.contains("unknown field")));
         assert_eq!(parse(br#"{"lost":7}"#).ok(), Some(Line::Lost(7)));
         assert_eq!(parse(br#"{"dropped":7}"#).ok(), Some(Line::Lost(7)));
+        assert_eq!(
+            parse(br#"{"node":"one","lost":7}"#).ok(),
+            Some(Line::Lost(7))
+        );
         let notice = br#"{"time":"2026-01-01T00:00:00Z","notice":"paused","about":"a/x"}"#;
         assert_eq!(parse(notice).ok(), Some(Line::Notice));
         let plain =

@@ -13,8 +13,11 @@ pub mod apply;
 pub mod attach;
 pub mod cli;
 pub mod cni;
+pub mod conditions;
 pub mod control;
 pub mod detach;
+#[cfg(test)]
+mod double;
 pub mod ext_authz;
 pub mod flows;
 pub mod inventory;

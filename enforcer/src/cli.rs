@@ -1,5 +1,6 @@
 //! The commands, a file each. Exit status: 0 done, 1 the answer is "no", 2 usage, input or kernel.
 
+mod all_nodes;
 mod config;
 mod detach;
 #[cfg(test)]

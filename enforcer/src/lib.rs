@@ -5,7 +5,7 @@
 //! [`attach`] (programs onto interfaces), [`report`] (verdicts out), [`control`] (orders in).
 //! [`state`] is what one agent leaves to the next beside what the kernel holds.
 //! [`object`] owns the loaded programs and maps, [`proxy_netns`] the namespace that the proxy lives
-//! in, [`ext_authz`] and [`key_sets`] what it needs of others, [`flows`] what is remembered about connections, [`rights`] what the agent must be allowed.
+//! in, [`fleet`] the way to all agents of a cluster, [`ext_authz`] and [`key_sets`] what it needs of others, [`flows`] what is remembered about connections, [`rights`] what the agent must be allowed.
 
 pub mod addresses;
 pub mod agent;
@@ -19,6 +19,7 @@ pub mod detach;
 #[cfg(test)]
 mod double;
 pub mod ext_authz;
+pub mod fleet;
 pub mod flows;
 pub mod inventory;
 pub mod key_sets;

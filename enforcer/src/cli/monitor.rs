@@ -7,7 +7,11 @@ use std::{
 
 use clap::Args;
 
-use super::{Failure, Format, SocketArgs, socket::Client};
+use super::{
+    Failure, Format, SocketArgs,
+    all_nodes::{FleetArgs, monitor},
+    socket::Client,
+};
 use crate::{
     control::{Answer, Filter, Line, Request},
     report::Verdict,
@@ -20,9 +24,13 @@ use crate::{
 /// has the fields of a request to `policyc eval`, and more. A processor tells of at most 1024 verdicts
 /// a second; `{"dropped": N}` says how many more there were. A monitor that is too slow is told with
 /// `{"lost": N}` how many lines have passed it by. Changes of what is enforced are lines, too.
+///
+/// With --all-nodes the lines of all nodes by time, each with its node; what is not heard is said on
+/// standard error. You need the verbs list on pods and get and create on pods/exec in the agents'
+/// namespace, and list on nodes.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  enforcer monitor --verdict deny\n  enforcer monitor --pod default/backend --format json"
+    after_help = "Examples:\n  enforcer monitor --verdict deny\n  enforcer monitor --pod default/backend --format json\n  enforcer monitor --all-nodes --verdict deny"
 )]
 pub struct Monitor {
     /// Only where the source or the destination is in this namespace
@@ -47,11 +55,15 @@ pub struct Monitor {
     format: Format,
     #[command(flatten)]
     socket: SocketArgs,
+    /// Ends when standard input does: whoever has begun it is gone
+    #[arg(long, hide = true)]
+    while_stdin: bool,
+    #[command(flatten)]
+    fleet: FleetArgs,
 }
 
 impl Monitor {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
-        let mut client = Client::connect(&self.socket.socket)?;
         let filter = Filter {
             namespace: self.namespace,
             pod: self.pod,
@@ -60,6 +72,17 @@ impl Monitor {
             reason: self.reason,
             source: self.source,
         };
+        if self.fleet.all_nodes {
+            let format = self.format;
+            return self.fleet.run(|fleet| monitor::run(fleet, &filter, format));
+        }
+        let mut client = Client::connect(&self.socket.socket)?;
+        if self.while_stdin {
+            std::thread::spawn(|| {
+                let _ended = io::copy(&mut io::stdin().lock(), &mut io::sink());
+                std::process::exit(0);
+            });
+        }
         if !matches!(
             client.ask(&Request::Monitor { filter })?,
             Answer::Monitoring {}

@@ -4,7 +4,11 @@ use std::{fmt::Write, process::ExitCode};
 
 use clap::Args;
 
-use super::{Failure, Format, SocketArgs, socket::Client};
+use super::{
+    Failure, Format, SocketArgs,
+    all_nodes::{FleetArgs, status},
+    socket::Client,
+};
 use crate::{
     agent::{HookPath, Status},
     attach::HookAt,
@@ -13,22 +17,41 @@ use crate::{
 };
 
 /// Show what is enforced, on which pods, and how often
+///
+/// With --all-nodes one row a node, for which you need the verbs list on pods and get and create on
+/// pods/exec in the agents' namespace, and list on nodes. Exit status 1 where a node has no agent, its
+/// agent does not answer or does not enforce what it should, or another bundle is in force there.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  enforcer status\n  enforcer status --hits\n  enforcer status --format json"
+    after_help = "Examples:\n  enforcer status\n  enforcer status --hits\n  enforcer status --format json\n  enforcer status --all-nodes --wanted bundle.bin"
 )]
 pub struct StatusCommand {
     /// Only the hits of policies and rules
-    #[arg(long)]
+    #[arg(long, conflicts_with = "all_nodes")]
     hits: bool,
     #[arg(long, value_enum, default_value = "human")]
     format: Format,
     #[command(flatten)]
     socket: SocketArgs,
+    #[command(flatten)]
+    fleet: FleetArgs,
+    /// The bundle that every node should enforce: a generation, or the bundle itself; default: the
+    /// highest generation that is in force anywhere
+    #[arg(
+        long,
+        value_name = "GENERATION|FILE",
+        requires = "all_nodes",
+        help_heading = "All nodes"
+    )]
+    wanted: Option<status::WantedBundle>,
 }
 
 impl StatusCommand {
     pub(super) fn run(self) -> Result<ExitCode, Failure> {
+        if self.fleet.all_nodes {
+            let (wanted, format) = (self.wanted.as_ref(), self.format);
+            return self.fleet.run(|fleet| status::run(fleet, wanted, format));
+        }
         let mut client = Client::connect(&self.socket.socket)?;
         let Answer::Status(status) = client.ask(&Request::Status {})? else {
             return Err(client.unexpected().into());

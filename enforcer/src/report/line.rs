@@ -274,6 +274,12 @@ pub fn rfc3339(nanoseconds: i128) -> String {
         .unwrap_or_default()
 }
 
+/// What [`rfc3339`] has written, in nanoseconds since 1970.
+pub fn nanoseconds(rfc3339: &str) -> Option<i128> {
+    let time = OffsetDateTime::parse(rfc3339, &Rfc3339).ok()?;
+    Some(time.unix_timestamp_nanos())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

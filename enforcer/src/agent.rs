@@ -42,13 +42,14 @@ pub use status::{PodStatus, Status};
 use crate::{
     apply::{self, ApplyError, Before, Generation, Settings},
     attach::AttachError,
+    delivery::{Delivery, Fetched},
     ext_authz::ExtAuthz,
     flows::{
         FlowsError, OutFlows, Owner, address_of,
         datagrams::DatagramFlows,
         denied::{self, Exempt},
     },
-    inventory::{Inventory, LocalPod, PodName},
+    inventory::{Inventory, LocalPod, PodName, enrolment::unwanted},
     key_sets::{Fetcher, KeySetStatus},
     object::ObjectError,
     pins::PinsError,
@@ -87,6 +88,8 @@ pub struct Agent {
     configuration: BTreeMap<String, serde_json::Value>,
     /// Which bundles are accepted.
     trust: Trust,
+    /// What has come from where bundles are published.
+    pub delivery: OnceLock<Arc<Delivery>>,
     /// Asks authorizers.
     pub(crate) authorizers: Arc<ExtAuthz>,
     /// Keeps key sets fresh.
@@ -143,7 +146,20 @@ pub enum OrderError {
 impl Agent {
     /// Makes a bundle the active one. Blocks for a grace period.
     pub fn load(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
-        let loaded = apply::read(path, &self.trust)?;
+        self.load_checked(apply::read(path, &self.trust)?)
+    }
+
+    /// Makes a bundle that was delivered the active one, as [`load`](Self::load) does.
+    pub fn offer(&self, fetched: Fetched) -> Result<Arc<Generation>, OrderError> {
+        let loaded = apply::parse(fetched.bytes, &fetched.name, &self.trust)?;
+        match self.active.load_full() {
+            // Whoever published it has told the agent as well.
+            Some(active) if active.hash == loaded.bundle.hash => Ok(active),
+            _ => self.load_checked(loaded),
+        }
+    }
+
+    fn load_checked(&self, loaded: apply::Loaded) -> Result<Arc<Generation>, OrderError> {
         let mut state = self.state();
         apply::check_order(&loaded, state.kept.newest, &self.trust)?;
         let prepared = apply::link(
@@ -329,7 +345,9 @@ impl Agent {
     /// Pods that should be policed and are not: `namespace/name`.
     pub fn lost(&self) -> Vec<String> {
         let state = self.state();
+        let cluster = &state.inventory.cluster;
         let lost = state.inventory.lost.iter();
+        let lost = lost.filter(|(name, _)| unwanted(name, cluster, &self.settings).is_none());
         lost.map(|(name, _)| format!("{}/{}", name.0, name.1))
             .collect()
     }

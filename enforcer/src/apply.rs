@@ -7,7 +7,7 @@ mod namespaces;
 mod pauses;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
@@ -28,12 +28,12 @@ use policyc::{
 pub use attribution::Attribution;
 use attribution::attributions;
 pub use before::Before;
-pub use namespaces::NamespaceSelector;
+pub use namespaces::{NamespaceSelector, policed as namespace_policed};
 pub use pauses::{seconds_since_boot, until};
 
 use crate::{
     attach::HookAt,
-    inventory::{Enrolment, Inventory, LocalPod, PodName},
+    inventory::{Inventory, LocalPod, PodName, enrolment::left_out},
     proxy::rules::Rules,
     table::{Staged, TableError},
     trust::{Trust, TrustError},
@@ -57,6 +57,10 @@ pub struct Settings {
     pub enrolled_namespaces: Vec<NamespaceSelector>,
     /// Of those, namespaces whose pods are guarded, and not policed.
     pub excluded_namespaces: Vec<NamespaceSelector>,
+    /// Pods in a mesh are policed, too.
+    pub enroll_meshed: bool,
+    /// What pods say of themselves does not count.
+    pub ignore_label: bool,
     /// Datagrams are judged, too.
     pub non_tcp: bool,
     /// Names of the interfaces whose packets may speak for pods of other nodes; empty: all.
@@ -197,6 +201,14 @@ pub fn read(path: &Path, trust: &Trust) -> Result<Loaded, ApplyError> {
         )));
     }
     let bytes = fs::read(path).map_err(failed)?;
+    let mut loaded = parse(bytes, path, trust)?;
+    loaded.time = start.elapsed();
+    Ok(loaded)
+}
+
+/// Checks a bundle as [`read`] does. `path` names it.
+pub fn parse(bytes: Vec<u8>, path: &Path, trust: &Trust) -> Result<Loaded, ApplyError> {
+    let start = Instant::now();
     trust
         .check_signature(&bytes)
         .map_err(|source| ApplyError::Untrusted {
@@ -345,11 +357,12 @@ fn view(
         addresses: inventory.node_addresses.clone(),
         pod_cidrs: settings.pod_cidrs.clone(),
         host: settings.host,
-        excluded_namespaces: namespaces::excluded(inventory, settings),
+        // Each pod of these is among those that are only guarded.
+        excluded_namespaces: BTreeSet::new(),
         guarded_only: inventory
             .pods
             .iter()
-            .filter(|pod| pod.enrolment != Enrolment::Wanted)
+            .filter(|pod| left_out(pod, &inventory.cluster, settings).is_some())
             .map(|pod| pod.name.clone())
             .collect(),
         options: option_bits(settings),

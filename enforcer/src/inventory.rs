@@ -2,6 +2,7 @@
 //! what the kernel has.
 
 mod again;
+pub mod enrolment;
 pub mod file;
 mod find;
 mod node;

@@ -1,7 +1,7 @@
 //! The node agent: loads the TC programs, keeps the table that they read, reports what they decide.
 //!
 //! Read in the order in which data flows: [`inventory`] (which pods live here, behind which
-//! interfaces), [`apply`] (bundle and inventory to words), [`table`] (words into the kernel),
+//! interfaces), [`delivery`] (where bundles come from), [`apply`] (bundle and inventory to words), [`table`] (words into the kernel),
 //! [`attach`] (programs onto interfaces), [`report`] (verdicts out), [`control`] (orders in).
 //! [`state`] is what one agent leaves to the next beside what the kernel holds.
 //! [`object`] owns the loaded programs and maps, [`proxy_netns`] the namespace that the proxy lives
@@ -15,6 +15,7 @@ pub mod cli;
 pub mod cni;
 pub mod conditions;
 pub mod control;
+pub mod delivery;
 pub mod detach;
 #[cfg(test)]
 mod double;

@@ -110,6 +110,17 @@ impl Trust {
         self.required.is_some()
     }
 
+    /// The keys that are trusted, as fingerprints. Empty: bundles need no signature.
+    pub fn fingerprints(&self) -> Vec<String> {
+        let keys = self.required.iter().flat_map(|required| &required.keys);
+        keys.map(|key| sign::fingerprint(key.as_bytes())).collect()
+    }
+
+    /// The newest bundle that was accepted, where signatures are required.
+    pub fn accepted(&self) -> Option<Accepted> {
+        self.required.as_ref()?.highest().clone()
+    }
+
     /// Checks the signature, before anything else of the bytes is read. Every way to a table goes
     /// through here, an operator's rollback as well.
     ///

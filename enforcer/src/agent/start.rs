@@ -26,6 +26,7 @@ use crate::{
     attach::{Attach, AttachError, Attacher, Classifiers, others_programs},
     cni,
     control::{self, Bound, ControlError},
+    delivery::Fetched,
     ext_authz::ExtAuthz,
     flows::{FlowsError, OutFlows, datagrams::DatagramFlows, denied::Exempt},
     inventory::{self, Inventory, InventoryError, Wanted},
@@ -54,7 +55,8 @@ use crate::{
 /// What the agent is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
-    pub bundle: PathBuf,
+    /// The bundle to begin with.
+    pub bundle: Fetched,
     pub inventory: Vec<PathBuf>,
     pub mesh: Option<PathBuf>,
     pub wanted: Wanted,
@@ -228,7 +230,8 @@ struct First {
 impl First {
     async fn read(options: &Options) -> Result<Self, StartError> {
         let trust = Trust::open(&options.signature_keys, &options.accepted)?;
-        let loaded = apply::read(&options.bundle, &trust)?;
+        let Fetched { bytes, name } = options.bundle.clone();
+        let loaded = apply::parse(bytes, &name, &trust)?;
         apply::check_order(&loaded, 0, &trust)?;
         let cluster = inventory::file::read(&options.inventory, options.mesh.as_deref())?;
         let inventory = inventory::find(cluster, &options.wanted).await?;
@@ -351,6 +354,7 @@ async fn bring_up(
         paths: Mutex::default(),
         configuration: options.configuration.clone(),
         trust: first.trust,
+        delivery: Default::default(),
         authorizers: Arc::new(ExtAuthz::new(Handle::current(), places.clone())),
         fetcher: Fetcher::new(options.settings.keys.clone(), places, options.freshness),
         access,

@@ -9,10 +9,15 @@ use super::{Agent, HookPath, OrderError, PauseStatus, ShadowStatus, pause, proxi
 use crate::{
     apply::{Generation, Times},
     attach::HookAt,
-    inventory::{Enrolment, Inventory, LocalPod},
+    delivery::DeliveryStatus,
+    inventory::{
+        Inventory, LocalPod,
+        enrolment::{LeftOut, in_mesh, label_trouble, left_out, unwanted},
+    },
     proxy_host::{ProxyStatus, Watched},
     report::{counters::HitCount, line},
     state::Past,
+    trust::Accepted,
 };
 
 /// The state of an agent.
@@ -58,6 +63,12 @@ pub struct Status {
     /// Bundles that were active, the active one last: what `enforcer rollback` can go back to.
     pub history: Vec<Past>,
     pub state: StateStatus,
+    /// Whose signature a bundle needs.
+    #[serde(default)]
+    pub signatures: SignatureStatus,
+    /// What has come from where bundles are published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delivery: Option<DeliveryStatus>,
     /// The options that the agent was started with.
     pub configuration: BTreeMap<String, serde_json::Value>,
 }
@@ -68,6 +79,16 @@ pub struct StateStatus {
     pub folder: String,
     /// What could not be kept, or read.
     pub trouble: Option<String>,
+}
+
+/// Whose signature a bundle needs.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SignatureStatus {
+    pub required: bool,
+    /// Fingerprints of the public keys of which one must have signed.
+    pub keys: Vec<String>,
+    /// The newest bundle that was accepted: older ones are refused.
+    pub accepted: Option<Accepted>,
 }
 
 /// How full the table is.
@@ -99,6 +120,12 @@ pub struct PodStatus {
     /// Why policies are not enforced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_enforced: Option<String>,
+    /// It should be policed, and was not found.
+    #[serde(default)]
+    pub lost: bool,
+    /// It is policed though it is in a mesh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mesh: Option<String>,
     /// Pods of the same number are under the same policies.
     pub scope: u32,
     /// Some verdicts need userspace.
@@ -127,27 +154,43 @@ impl Agent {
                 path: paths
                     .get(&(pod.namespace.clone(), pod.name.clone()))
                     .cloned(),
-                not_enforced: not_enforced(pod, local),
+                not_enforced: self.not_enforced(&state.inventory, pod, local),
+                lost: false,
+                mesh: local
+                    .filter(|_| pod.enrolled)
+                    .and_then(|local| in_mesh(&local.name, &state.inventory.cluster))
+                    .map(str::to_owned),
                 scope: scopes.get(&pod.scope_v4).copied().unwrap_or(0),
                 asks: pod.asks,
                 proxied: proxied::is_set(&state.tables, pod.slot),
                 outbound: state.out.count(pod.slot),
             }
         });
-        let lost = state.inventory.lost.iter().map(|(name, reason)| PodStatus {
-            name: format!("{}/{}", name.0, name.1),
-            interfaces: Vec::new(),
-            hook: HookAt::Host,
-            path: None,
-            enrolled: false,
-            not_enforced: Some(reason.to_string()),
-            scope: 0,
-            asks: false,
-            proxied: false,
-            outbound: 0,
+        let inventory = &state.inventory;
+        let lost = inventory.lost.iter().map(|(name, reason)| {
+            let unwanted = unwanted(name, &inventory.cluster, &self.settings);
+            PodStatus {
+                name: format!("{}/{}", name.0, name.1),
+                interfaces: Vec::new(),
+                hook: HookAt::Host,
+                path: None,
+                enrolled: false,
+                lost: unwanted.is_none(),
+                mesh: None,
+                not_enforced: Some(unwanted.map_or(reason.to_string(), |why| why.to_string())),
+                scope: 0,
+                asks: false,
+                proxied: false,
+                outbound: 0,
+            }
         });
         let pods: Vec<PodStatus> = guarded.chain(lost).collect();
-        let not_ready = pods.iter().filter_map(PodStatus::trouble).collect();
+        let mut not_ready: Vec<String> = pods.iter().filter_map(PodStatus::trouble).collect();
+        let labels = inventory
+            .pods
+            .iter()
+            .filter_map(|pod| label_trouble(&pod.name, &inventory.cluster, &self.settings));
+        not_ready.extend(labels);
         let since = active.since.duration_since(UNIX_EPOCH).unwrap_or_default();
         Ok(Status {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -199,8 +242,37 @@ impl Agent {
                 trouble: state.keeper.trouble().map(str::to_owned),
             },
             key_sets: self.key_sets(),
+            signatures: SignatureStatus {
+                required: self.trust.is_required(),
+                keys: self.trust.fingerprints(),
+                accepted: self.trust.accepted(),
+            },
+            delivery: self.delivery.get().map(|delivery| delivery.status()),
             configuration: self.configuration.clone(),
         })
+    }
+}
+
+impl Agent {
+    fn not_enforced(
+        &self,
+        inventory: &Inventory,
+        pod: &LinkedPod,
+        local: Option<&LocalPod>,
+    ) -> Option<String> {
+        if let Some(away) = local.and_then(|local| local.away.as_ref()) {
+            return Some(away.to_string());
+        }
+        if pod.enrolled {
+            return None;
+        }
+        let name = (pod.namespace.clone(), pod.name.clone());
+        let cluster = &inventory.cluster;
+        let reason = match local {
+            Some(local) => left_out(local, cluster, &self.settings),
+            None => unwanted(&name, cluster, &self.settings),
+        };
+        Some(reason.unwrap_or(LeftOut::Namespace).to_string())
     }
 }
 
@@ -245,18 +317,4 @@ fn hook(pod: &LocalPod) -> HookAt {
 
 fn interfaces(pod: &LocalPod) -> Vec<String> {
     pod.interfaces.iter().map(|i| i.link.name.clone()).collect()
-}
-
-fn not_enforced(pod: &LinkedPod, local: Option<&LocalPod>) -> Option<String> {
-    if let Some(away) = local.and_then(|local| local.away.as_ref()) {
-        return Some(away.to_string());
-    }
-    if pod.enrolled {
-        return None;
-    }
-    let reason = match local.map(|local| local.enrolment) {
-        Some(Enrolment::NotNamed) => "no --interface names its interface",
-        Some(Enrolment::Wanted) | None => "its namespace is excluded",
-    };
-    Some(reason.into())
 }

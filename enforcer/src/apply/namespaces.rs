@@ -1,8 +1,10 @@
 //! Which namespaces are policed: by name, or by label.
 
-use std::{collections::BTreeSet, str::FromStr};
+use std::str::FromStr;
 
-use crate::{apply::Settings, inventory::Inventory};
+use policyc::cluster::Cluster;
+
+use crate::apply::Settings;
 
 /// `NAME`, or `KEY=VALUE` for every namespace with that label.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,50 +44,36 @@ impl std::fmt::Display for NamespaceSelector {
     }
 }
 
-/// The namespaces of an inventory whose pods are guarded, and not policed.
-pub fn excluded(inventory: &Inventory, settings: &Settings) -> BTreeSet<String> {
-    let cluster = &inventory.cluster;
-    let of_pods = inventory.pods.iter().map(|pod| &pod.name.0);
-    let names: BTreeSet<&String> = cluster.namespaces.keys().chain(of_pods).collect();
-    let is = |name: &String, selector: &NamespaceSelector| match selector {
-        NamespaceSelector::Name(wanted) => wanted == name,
+/// Whether the pods of a namespace are to be policed, as far as it is for the namespace to say.
+pub fn policed(namespace: &str, cluster: &Cluster, settings: &Settings) -> bool {
+    let is = |selector: &NamespaceSelector| match selector {
+        NamespaceSelector::Name(wanted) => wanted == namespace,
         NamespaceSelector::Label(key, value) => cluster
             .namespaces
-            .get(name)
+            .get(namespace)
             .is_some_and(|namespace| namespace.labels.get(key) == Some(value)),
     };
-    let policed = |name: &String| {
-        let enrolled = &settings.enrolled_namespaces;
-        let enrolled = enrolled.is_empty() || enrolled.iter().any(|selector| is(name, selector));
-        let excluded = &settings.excluded_namespaces;
-        enrolled && !excluded.iter().any(|selector| is(name, selector))
-    };
-    names
-        .into_iter()
-        .filter(|name| !policed(name))
-        .cloned()
-        .collect()
+    let enrolled = &settings.enrolled_namespaces;
+    let enrolled = enrolled.is_empty() || enrolled.iter().any(is);
+    enrolled && !settings.excluded_namespaces.iter().any(is)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn inventory() -> Inventory {
+    fn cluster() -> Cluster {
         let text = "apiVersion: v1\nkind: Namespace\nmetadata: {name: web, labels: {team: a}}\n---\n\
                     apiVersion: v1\nkind: Namespace\nmetadata: {name: db, labels: {team: b}}\n---\n\
                     apiVersion: v1\nkind: Namespace\nmetadata: {name: kube-system}\n";
         let (loaded, problems) = policyc::read::load_str("test.yaml", text, None);
         assert!(problems.is_empty(), "{problems:?}");
-        Inventory {
-            cluster: std::sync::Arc::new(loaded.cluster),
-            ..Inventory::default()
-        }
+        loaded.cluster
     }
 
     #[test]
     fn namespaces_are_chosen_by_name_and_by_label() {
-        let inventory = inventory();
+        let cluster = cluster();
         let chosen = |text: &[&str]| -> Vec<NamespaceSelector> {
             text.iter()
                 .map(|t| t.parse().expect("a selector"))
@@ -104,7 +92,10 @@ mod tests {
                 excluded_namespaces: chosen(excluded_),
                 ..Settings::default()
             };
-            let found: Vec<String> = excluded(&inventory, &settings).into_iter().collect();
+            let names = cluster.namespaces.keys();
+            let found: Vec<&String> = names
+                .filter(|name| !policed(name, &cluster, &settings))
+                .collect();
             assert_eq!(found, left_out, "{enrolled:?} but {excluded_:?}");
         }
         assert!("=x".parse::<NamespaceSelector>().is_err());

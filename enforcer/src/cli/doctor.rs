@@ -3,6 +3,7 @@
 //! It changes nothing: what it tries, it tries with small maps of its own and in a namespace that
 //! ends with the trial.
 
+mod enrolment;
 mod kernel;
 mod network;
 mod place;
@@ -13,7 +14,7 @@ use std::process::ExitCode;
 use clap::Args;
 use serde::Serialize;
 
-use super::{Failure, Format, PlaceArgs};
+use super::{Failure, Format, PlaceArgs, SocketArgs};
 use crate::rights;
 
 /// Say what this node lacks, and how to mend it
@@ -28,6 +29,8 @@ pub struct Doctor {
     format: Format,
     #[command(flatten)]
     place: PlaceArgs,
+    #[command(flatten)]
+    socket: SocketArgs,
 }
 
 /// One thing that was looked at.
@@ -60,6 +63,7 @@ impl Doctor {
         findings.extend(place::examine(&self.place.bpffs));
         findings.extend(runtime.block_on(network::examine()));
         findings.extend(runtime.block_on(uplinks::examine()));
+        findings.extend(enrolment::examine(&self.socket.socket));
         match self.format {
             Format::Json => println!("{}", serde_json::to_string_pretty(&findings)?),
             Format::Human => print(&findings),

@@ -3,7 +3,7 @@
 mod proxy;
 pub(super) mod tasks;
 
-use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode, sync::Arc};
 
 use clap::{Args, ValueEnum};
 use policyc::link::HostMode;
@@ -19,9 +19,10 @@ use crate::{
         links::{self, Hands},
         start,
     },
-    apply::{NamespaceSelector, Settings},
+    apply::{self, NamespaceSelector, Settings},
     attach::Attach,
     control::{self, Answer},
+    delivery::{self, Delivery, Fetched, Kept, Watch},
     detach::{self, DetachError, Removed},
     inventory::Wanted,
     pins::Pins,
@@ -41,9 +42,23 @@ pub struct Run {
     /// The same options as a YAML mapping; what is given otherwise counts more
     #[arg(long, value_name = "FILE", env = "ENFORCER_CONFIG")]
     config: Option<PathBuf>,
-    /// Made by `policyc compile`
-    #[arg(long, value_name = "FILE", env = "ENFORCER_BUNDLE")]
-    bundle: PathBuf,
+    /// Made by `policyc compile`: a file, `configmap:NAMESPACE/NAME/KEY`, `oci:REGISTRY/REPOSITORY:TAG`
+    /// or `oci:REGISTRY/REPOSITORY@DIGEST` (`oci+http:` without TLS). What is published there later is
+    /// taken over
+    #[arg(long, value_name = "SOURCE", env = "ENFORCER_BUNDLE")]
+    bundle: delivery::Source,
+    /// Seconds between two looks at a registry, and before a bundle that was refused is tried again
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        env = "ENFORCER_BUNDLE_POLL",
+        default_value = "60",
+        value_parser = clap::value_parser!(u64).range(1..=86_400)
+    )]
+    bundle_poll: u64,
+    /// Who the agent is to the registry, as `docker login` or a pull secret has it; read at each look
+    #[arg(long, value_name = "FILE", env = "ENFORCER_BUNDLE_CREDENTIALS")]
+    bundle_credentials: Option<PathBuf>,
     /// Accept only bundles that this public key has signed, PEM; repeatable, any of the keys will do
     #[arg(long, value_name = "KEY", env = "ENFORCER_REQUIRE_SIGNATURE")]
     require_signature: Vec<PathBuf>,
@@ -120,6 +135,13 @@ pub struct Run {
         default_value = "kube-system"
     )]
     exclude_namespace: Vec<NamespaceSelector>,
+    /// Do not ask for pods' label `enforcer/enroll`, which otherwise counts more than their namespace
+    #[arg(long, env = "ENFORCER_IGNORE_ENROLL_LABEL")]
+    ignore_enroll_label: bool,
+    /// Police pods that have a sidecar proxy or are redirected by an ambient mesh, too. Their policies
+    /// are then judged by what that proxy sends and receives, which is often not who really asks
+    #[arg(long, env = "ENFORCER_ENROLL_MESHED")]
+    enroll_meshed: bool,
     /// Where packets to a pod are judged: where they skip the node's end of the pod's link, its own end
     /// is the place, in its namespace. There refusals are silent, and what needs the proxy is refused
     #[arg(long, value_enum, env = "ENFORCER_HOOK", default_value = "auto")]
@@ -209,7 +231,14 @@ impl Run {
             })?),
             None => None,
         };
-        let options = self.options();
+        let kept = Kept::within(&self.state.folder(&self.socket), &self.bundle);
+        let mut bundles = self.bundles();
+        let first = tokio::select! {
+            first = bundles.first(&kept) => first?,
+            () = signals.wait() => return Err(start::StartError::Stopped.into()),
+        };
+        let (first, refused) = self.acceptable(first, &kept)?;
+        let options = self.options(first);
         let (running, lock) = start::start(&options, signals.wait()).await?;
         let Running {
             agent,
@@ -234,6 +263,14 @@ impl Run {
             let served = metrics::serve(listener, agent.clone());
             tokio::spawn(supervise("metrics", served));
         }
+        let delivery = Arc::new(Delivery::of(&self.bundle, &options.bundle));
+        let delivery = agent.delivery.get_or_init(|| delivery).clone();
+        match &refused {
+            Some((fetched, why)) => delivery.refused(fetched, why.clone()),
+            None if !self.bundle.is_file() => kept.write(&options.bundle),
+            None => {}
+        }
+        tokio::spawn(delivery::follow(bundles, agent.clone(), delivery, kept));
         let fetching = agent.clone();
         tokio::spawn(async move { fetching.fetch_keys().await });
         tokio::spawn(clean(agent.clone()));
@@ -284,9 +321,44 @@ impl Run {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn options(&self) -> Options {
+    fn bundles(&self) -> Watch {
+        let credentials = self.bundle_credentials.clone();
+        let options = delivery::Options {
+            poll: std::time::Duration::from_secs(self.bundle_poll),
+            credentials: credentials.map(|path| delivery::Credentials { path }),
+        };
+        Watch::of(self.bundle.clone(), &options)
+    }
+
+    /// The bundle to begin with: what has come, or where that is refused what came before it, if it
+    /// came over the network. A file that is refused is an error.
+    fn acceptable(
+        &self,
+        first: Fetched,
+        kept: &Kept,
+    ) -> Result<(Fetched, Option<(Fetched, String)>), Failure> {
+        if self.bundle.is_file() {
+            return Ok((first, None));
+        }
+        let trust = trust::Trust::open(&self.require_signature, &self.accepted)?;
+        let check = |fetched: &Fetched| {
+            let loaded = apply::parse(fetched.bytes.clone(), &fetched.name, &trust)?;
+            apply::check_order(&loaded, 0, &trust)
+        };
+        let Err(error) = check(&first) else {
+            return Ok((first, None));
+        };
+        match kept.read() {
+            Some(before) if check(&before).is_ok() => {
+                Ok((before, Some((first, crate::chain(&error)))))
+            }
+            _ => Err(error.into()),
+        }
+    }
+
+    fn options(&self, bundle: Fetched) -> Options {
         Options {
-            bundle: self.bundle.clone(),
+            bundle,
             inventory: self.inventory.clone(),
             mesh: self.mesh.clone(),
             wanted: Wanted {
@@ -305,6 +377,8 @@ impl Run {
                 pod_cidrs: self.pod_cidr.clone(),
                 enrolled_namespaces: self.enroll_namespace.clone(),
                 excluded_namespaces: self.exclude_namespace.clone(),
+                enroll_meshed: self.enroll_meshed,
+                ignore_label: self.ignore_enroll_label,
                 non_tcp: self.non_tcp == NonTcp::Enforce,
                 trusted_uplinks: self.trusted_uplink.clone(),
                 keys: Default::default(),

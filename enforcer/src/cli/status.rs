@@ -98,6 +98,7 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
         "table    {} of {} words ({used} %): {} scopes, {} source classes, {} addresses",
         table.words, table.capacity_words, table.scopes, table.source_classes, table.addresses
     )?;
+    trusted(status, &mut out)?;
     unusual(status, &mut out)?;
     for trouble in &status.not_ready {
         writeln!(out, "NOT READY {trouble}")?;
@@ -109,6 +110,9 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
             (None, Some(HookPath::Skipped), ..) => "answers only: packets skip its hook".into(),
             (None, _, Some(limit), _) => format!("kernel; {limit}"),
             (None, _, None, _) if pod.hook == HookAt::Pod => "kernel, from inside".into(),
+            (None, _, None, _) if pod.mesh.is_some() => {
+                format!("kernel; {}", pod.mesh.as_deref().unwrap_or_default())
+            }
             (None, _, None, false) => "kernel".into(),
             (None, _, None, true) => "kernel, some in userspace".into(),
         };
@@ -139,6 +143,42 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
     }
     hits(status, &mut out)?;
     Ok(out)
+}
+
+/// Where bundles come from, and whose signature they need.
+fn trusted(status: &Status, out: &mut String) -> std::fmt::Result {
+    if let Some(delivery) = &status.delivery {
+        let looked = delivery.looked.as_deref().unwrap_or("never");
+        writeln!(
+            out,
+            "from     {}\n         looked at {looked}; {} put in force, {} refused, {} not to be had",
+            delivery.source, delivery.applied, delivery.refused, delivery.failed
+        )?;
+        if let Some(came) = delivery
+            .came
+            .as_ref()
+            .filter(|came| **came != delivery.source)
+        {
+            writeln!(out, "         came last {came}")?;
+        }
+        if let Some(trouble) = &delivery.trouble {
+            writeln!(out, "FAILING  no new bundle: {trouble}")?;
+        }
+    }
+    let signatures = &status.signatures;
+    if !signatures.required {
+        return writeln!(out, "signed   not required");
+    }
+    writeln!(out, "signed   by one of {}", signatures.keys.join(", "))?;
+    if let Some(accepted) = &signatures.accepted {
+        let hash = accepted.hash.get(..16).unwrap_or(&accepted.hash);
+        writeln!(
+            out,
+            "         newest accepted: generation {}, sha256 {hash}",
+            accepted.generation
+        )?;
+    }
+    Ok(())
 }
 
 /// What stands out: pauses, a shadow generation, a folder that cannot be written.

@@ -197,12 +197,37 @@ impl Collector for Scrape {
             "Pods that should be policed and are not",
             lost as u64,
         )?;
+        self.delivery(&mut to)?;
         self.key_sets(&mut to)?;
         self.proxy(&mut to)
     }
 }
 
 impl Scrape {
+    fn delivery(&self, to: &mut DescriptorEncoder) -> fmt::Result {
+        let Some(delivery) = &self.status.delivery else {
+            return Ok(());
+        };
+        family(
+            to,
+            "deliveries",
+            "Bundles that came and were put in force or refused, and times that none could be had",
+            [
+                ("applied", delivery.applied),
+                ("refused", delivery.refused),
+                ("failed", delivery.failed),
+            ]
+            .map(|(outcome, count)| (vec![("outcome", outcome.to_owned())], count))
+            .into_iter(),
+        )?;
+        gauge(
+            to,
+            "delivery_trouble",
+            "1 where what came last is not in force, or nothing comes; `enforcer status` says why",
+            delivery.trouble.is_some().into(),
+        )
+    }
+
     fn proxy(&self, to: &mut DescriptorEncoder) -> fmt::Result {
         let Some(proxy) = &self.status.proxy else {
             return Ok(());

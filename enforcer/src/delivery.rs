@@ -147,7 +147,10 @@ impl Watch {
                 Kind::File(_) => tokio::time::sleep(file::EVERY).await,
                 // It is told of changes.
                 Kind::Map(_) => {}
-                Kind::Oci(oci) if oci.is_final() => std::future::pending().await,
+                Kind::Oci(oci) if oci.is_final() => {
+                    tokio::time::sleep(self.poll).await;
+                    return Ok(News::Quiet);
+                }
                 Kind::Oci(_) => tokio::time::sleep(jittered(self.poll)).await,
             }
         }

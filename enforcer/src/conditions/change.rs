@@ -14,7 +14,7 @@ use super::{Desired, TYPE};
 pub struct Policy {
     pub metadata: Meta,
     #[serde(default)]
-    status: Status,
+    status: Option<Status>,
 }
 
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
@@ -33,7 +33,7 @@ pub struct Meta {
 #[derive(Clone, PartialEq, Debug, Default, Deserialize)]
 struct Status {
     #[serde(default)]
-    conditions: Vec<Value>,
+    conditions: Option<Vec<Value>>,
 }
 
 /// Our condition.
@@ -50,11 +50,14 @@ struct Condition {
 }
 
 impl Policy {
+    fn conditions(&self) -> &[Value] {
+        let conditions = self.status.as_ref().and_then(|s| s.conditions.as_deref());
+        conditions.unwrap_or_default()
+    }
+
     fn ours(&self) -> Option<usize> {
-        let conditions = &self.status.conditions;
-        conditions
-            .iter()
-            .position(|condition| condition["type"] == TYPE)
+        let mut conditions = self.conditions().iter();
+        conditions.position(|condition| condition["type"] == TYPE)
     }
 }
 
@@ -68,7 +71,7 @@ pub fn change(policy: &Policy, desired: Option<&Desired>, now: &str) -> Option<V
         (None, Some(_)) => &exact,
         (None, None) => return None,
     };
-    let before = at.and_then(|at| policy.status.conditions.get(at));
+    let before = at.and_then(|at| policy.conditions().get(at));
     // One that is not as we write them is written anew.
     let before: Option<Condition> =
         before.and_then(|before| serde_json::from_value(before.clone()).ok());
@@ -88,7 +91,7 @@ pub fn change(policy: &Policy, desired: Option<&Desired>, now: &str) -> Option<V
     if before.as_ref() == Some(&condition) {
         return None;
     }
-    let mut conditions = policy.status.conditions.clone();
+    let mut conditions = policy.conditions().to_vec();
     match at {
         Some(at) => conditions[at] = json!(condition),
         None => conditions.push(json!(condition)),

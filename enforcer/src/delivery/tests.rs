@@ -193,7 +193,8 @@ fn watch(source: &str) -> Watch {
 async fn a_registry_that_fails_is_asked_again_less_and_less_often_until_it_answers() {
     let registry = Registry::new().await;
     registry.push("prod", &[b"one"]);
-    registry.fail_with(500, 1);
+    // Who asks is asked first, and then the manifest.
+    registry.fail_with(500, 2);
     let mut watch = watch(&registry.place("prod"));
     assert!(matches!(watch.look().await, Err(DeliveryError::Oci(_))));
     let mut last = Duration::ZERO;

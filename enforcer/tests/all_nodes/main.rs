@@ -50,8 +50,10 @@ fn every_node_has_a_row_and_what_is_wrong_with_it_is_named() {
         ("zeta", Node::NoSocket),
         ("eta", Node::Says(b"no status at all".to_vec())),
     ]);
-    let arguments = ["status", "--all-nodes", "--node-timeout", "2"];
-    let output = run(&cluster, &[&arguments[..], &["--format", "json"]].concat());
+    // All that the hanging one costs, and time enough for the others on a busy machine.
+    let patience = ["--node-timeout", "20"];
+    let json = ["status", "--all-nodes", "--format", "json"];
+    let output = run(&cluster, &[&json[..], &patience].concat());
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
     let all: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(all["wanted"], json!({ "generation": 7, "hash": "aa" }));
@@ -67,7 +69,7 @@ fn every_node_has_a_row_and_what_is_wrong_with_it_is_named() {
     let refused = wrong("gamma");
     assert!(refused.contains("get and create on pods/exec"), "{refused}");
     assert!(refused.contains("enforcer-system"), "{refused}");
-    assert_eq!(wrong("delta"), r#"["it did not answer within 2 s"]"#);
+    assert_eq!(wrong("delta"), r#"["it did not answer within 20 s"]"#);
     assert_eq!(wrong("epsilon"), r#"["no agent runs on it"]"#);
     assert!(wrong("zeta").contains("no agent listens on"), "{all:#}");
     assert!(
@@ -75,13 +77,21 @@ fn every_node_has_a_row_and_what_is_wrong_with_it_is_named() {
         "{all:#}"
     );
 
-    let output = run(&cluster, &arguments);
+    let two = [
+        "status",
+        "--all-nodes",
+        "--node",
+        "alpha",
+        "--node",
+        "epsilon",
+    ];
+    let output = run(&cluster, &two);
     assert_eq!(output.status.code(), Some(1));
     let table = text(&output.stdout);
     assert!(table.starts_with("NODE "), "{table}");
     for line in [
         "WRONG epsilon: no agent runs on it",
-        "7 nodes, something is wrong with 6",
+        "2 nodes, something is wrong with 1",
     ] {
         assert!(table.lines().any(|l| l == line), "{line} is in\n{table}");
     }

@@ -21,6 +21,8 @@ mod authorizer;
 mod body;
 mod conn;
 mod framing;
+#[cfg(any(test, feature = "fuzz"))]
+pub mod fuzz;
 mod guarded;
 mod head;
 mod http;

@@ -1,6 +1,6 @@
 //! `cargo xtask fuzz`: looks, guided by coverage and for a bounded time, for manifests and bundles
-//! that the compiler cannot cope with. What is found becomes a file in `policyc/fuzz/found`, which the
-//! ordinary tests run ever after.
+//! that the compiler cannot cope with, and for bytes of a client that come through the proxy unjudged.
+//! What is found becomes a file beside them, which the ordinary tests run ever after.
 
 use std::{
     fs,
@@ -30,7 +30,7 @@ const INPUT_SECONDS: u32 = 10;
 const BUNDLE_SEEDS: usize = 40;
 
 /// What is fuzzed.
-pub const TARGETS: [&str; 2] = ["manifests", "bundle"];
+pub const TARGETS: [&str; 3] = ["manifests", "bundle", "proxy"];
 
 /// `cargo xtask fuzz`.
 ///
@@ -53,8 +53,9 @@ pub fn run(seconds: u32) -> Result<()> {
         );
         ensure!(
             done.success,
-            "an input was found: it is below {}; make it a file in policyc/fuzz/found/{target}\n{}",
+            "an input was found: it is below {}; make it a file in {}\n{}",
             work(target).display(),
+            found(target).display(),
             step::tail(&done.output)
         );
     }
@@ -65,8 +66,9 @@ pub fn run(seconds: u32) -> Result<()> {
 pub fn build_targets() -> Command {
     let mut build = build::cargo("build");
     build
-        .args(["--release", "--package", "policyc", "--features", "fuzz"])
-        .args(["--bin", "fuzz-manifests", "--bin", "fuzz-bundle"])
+        .args(["--release", "--package", "policyc", "--package", "enforcer"])
+        .args(["--features", "policyc/fuzz,enforcer/fuzz"])
+        .args(TARGETS.map(|target| format!("--bin=fuzz-{target}")))
         // Named, so that build scripts and procedural macros are not instrumented.
         .args(["--target", paths::STATIC_TARGET, "--target-dir"])
         .arg(paths::target().join("fuzz"))
@@ -109,8 +111,8 @@ pub fn hunt(target: &str, seconds: u32) -> Result<Done> {
             "-print_final_stats=1",
         ])
         .arg(format!("-artifact_prefix={}/", work.display()));
-    if target == "manifests" {
-        let words = policyc().join("fuzz/manifests.dict");
+    if target != "bundle" {
+        let words = fuzz_folder(target).join(format!("{target}.dict"));
         fuzz.arg(format!("-dict={}", words.display()));
     }
     fuzz.arg(corpus).arg(seeds);
@@ -134,12 +136,34 @@ fn policyc() -> PathBuf {
     paths::root().join("policyc")
 }
 
+/// Of the target's crate.
+fn fuzz_folder(target: &str) -> PathBuf {
+    let package = if target == "proxy" {
+        "enforcer"
+    } else {
+        "policyc"
+    };
+    paths::root().join(package).join("fuzz")
+}
+
+/// Where the inputs are that were found. For the proxy one is a seed like another.
+fn found(target: &str) -> PathBuf {
+    match target {
+        "proxy" => fuzz_folder(target).join("seeds"),
+        _ => fuzz_folder(target).join("found").join(target),
+    }
+}
+
 fn work(target: &str) -> PathBuf {
     paths::target().join("fuzz/work").join(target)
 }
 
-/// What the fuzzer begins with: the manifests of the tests, and the bundles that they compile to.
+/// What the fuzzer begins with: the manifests of the tests, and the bundles that they compile to; for
+/// the proxy, requests.
 fn gather(target: &str, seeds: &Path) -> Result<()> {
+    if target == "proxy" {
+        return copy_requests(seeds);
+    }
     if target == "manifests" {
         let mut number = 0;
         for folder in ["tests/validation", "tests/corpus", "fuzz/found/manifests"] {
@@ -175,6 +199,16 @@ fn gather(target: &str, seeds: &Path) -> Result<()> {
             "{} does not compile",
             case.display()
         );
+    }
+    Ok(())
+}
+
+fn copy_requests(seeds: &Path) -> Result<()> {
+    let folder = found("proxy");
+    let list = || format!("cannot list {}", folder.display());
+    for entry in fs::read_dir(&folder).with_context(list)? {
+        let entry = entry.with_context(list)?;
+        fs::copy(entry.path(), seeds.join(entry.file_name()))?;
     }
     Ok(())
 }

@@ -210,11 +210,15 @@ impl Spare {
     }
 }
 
-async fn serve(shared: Arc<Shared>, mut stream: TcpStream, client: SocketAddr) -> io::Result<()> {
+async fn serve(shared: Arc<Shared>, stream: TcpStream, client: SocketAddr) -> io::Result<()> {
     // The listener answers for every address: the connection's own end is the pod's.
     let pod = plain(stream.local_addr()?);
-    let within = shared.config.sniff_timeout;
-    let conn = Arc::new(Conn::new(shared, client, pod));
+    converse(Arc::new(Conn::new(shared, client, pod)), stream).await
+}
+
+/// Serves one client by what it speaks.
+pub(super) async fn converse(conn: Arc<Conn>, mut stream: TcpStream) -> io::Result<()> {
+    let within = conn.shared.config.sniff_timeout;
     let (spoken, read) = sniff::sniff(&mut stream, within).await?;
     let version = match &spoken {
         Spoken::Http1 if conn.may_speak_http() => Version::HTTP_11,

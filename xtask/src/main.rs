@@ -77,9 +77,9 @@ enum Command {
     /// environment what is out of date is written anew. Helm is installed for Python, in an
     /// environment of its own.
     Manifests,
-    /// Look for manifests and bundles that the compiler cannot cope with
+    /// Look for manifests, bundles and clients' bytes that the code cannot cope with
     Fuzz {
-        /// How long for each of the two
+        /// How long for each of the three
         #[arg(long, default_value_t = 60, value_name = "N")]
         seconds: u32,
     },
@@ -94,6 +94,9 @@ enum Command {
         /// How often an agent is killed after that
         #[arg(long, default_value_t = 0, value_name = "N")]
         kills: u32,
+        /// Then, let the proxy carry 10 GB of bodies and 10 000 connections, in bounded memory
+        #[arg(long)]
+        l7: bool,
     },
     /// Measure, and fail when a stated goal is missed
     Bench {
@@ -109,7 +112,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo { vm } => demo::run(vm),
-        Command::Soak { minutes, kills } => soak::run(minutes, kills),
+        Command::Soak { minutes, kills, l7 } => soak::run(minutes, kills, l7),
         Command::Setup => setup::run(),
         Command::Bench { what, json } => bench::run(what, json),
         Command::Fuzz { seconds } => fuzz::run(seconds),

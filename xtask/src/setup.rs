@@ -5,7 +5,7 @@ mod needs;
 
 use std::{
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     time::Duration,
 };
@@ -113,23 +113,62 @@ fn have(missing_now: fn() -> Vec<&'static Need>) -> Result<Toolchain> {
     bail!("installed, but not found afterwards\n{}", advice(&still))
 }
 
-/// As [`ready`], with a browser. Where that cannot be installed its tests say that they are skipped.
+/// As [`ready`], with a browser and with the clients that the proxy is tested with. Where they cannot be
+/// installed their tests say that they are skipped.
 ///
 /// # Errors
 /// What else is missing, when it cannot be installed here.
 pub fn ready_for_tests() -> Result<Toolchain> {
     let toolchain = ready()?;
-    let missing = needs::missing_for_browser();
+    let missing = needs::missing_for_tests();
     if !missing.is_empty() && can_install() {
         install(&missing)?;
     }
-    for need in needs::missing_for_browser() {
+    for need in needs::missing_for_tests() {
         println!(
             "not there, and its tests are skipped: {}, {}",
             need.what, need.why
         );
     }
+    if let Err(error) = python(&clients(), &CLIENTS) {
+        println!("not there, and their tests are skipped: clients in Python: {error:#}");
+    }
     Ok(toolchain)
+}
+
+/// Clients and servers of the proxy's tests, as they are published for Python.
+const CLIENTS: [&str; 2] = ["grpcio==1.85.3", "websockets==17.4"];
+
+/// Where the tests look for them.
+fn clients() -> PathBuf {
+    paths::target().join("clients")
+}
+
+/// A Python environment below `target` with exactly these packages.
+/// Nothing is done where it is there.
+///
+/// # Errors
+/// When it cannot be made, or a package cannot be had.
+pub fn python(folder: &Path, packages: &[&str]) -> Result<()> {
+    // Written last: an environment that was not finished is made anew.
+    let finished = folder.join("packages");
+    let list = packages.join("\n");
+    if fs::read_to_string(&finished).is_ok_and(|found| found == list) {
+        return Ok(());
+    }
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv", "--clear"]).arg(folder);
+    step::must(
+        "make a Python environment (Debian's package is python3-venv)",
+        &mut make,
+        LIMIT,
+    )?;
+    let mut install = Command::new(folder.join("bin/pip"));
+    install
+        .args(["install", "--quiet", "--only-binary", ":all:"])
+        .args(packages);
+    step::must("install Python's packages", &mut install, LIMIT)?;
+    fs::write(&finished, list).with_context(|| format!("cannot write {}", finished.display()))
 }
 
 fn can_install() -> bool {

@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: one node for a long time, and agents that are killed at any moment.
+//! `cargo xtask soak`: one node for a long time, agents that are killed at any moment, and a proxy that
+//! carries much.
 
 use std::{process::Command, time::Duration};
 
@@ -11,11 +12,19 @@ const MORE: Duration = Duration::from_secs(300);
 /// What one kill may take, on a busy machine.
 const KILL: Duration = Duration::from_secs(20);
 
-/// Soaks a node for so many minutes, then kills its agent so many times.
+/// What the proxy carries when it is asked for much: bytes, and connections at the same time.
+const L7: [(&str, &str); 2] = [
+    ("ENFORCER_TEST_L7_BYTES", "10737418240"),
+    ("ENFORCER_TEST_L7_CONNECTIONS", "10000"),
+];
+/// How long that may take.
+const L7_LIMIT: Duration = Duration::from_secs(3_600);
+
+/// Soaks a node for so many minutes, then kills its agent so many times, then lets its proxy carry much.
 ///
 /// # Errors
 /// When something was not as it must be, or nothing could be run.
-pub fn run(minutes: f64, kills: u32) -> Result<()> {
+pub fn run(minutes: f64, kills: u32, l7: bool) -> Result<()> {
     build::bpf(&setup::ready()?)?;
     let mut programs = build::static_cargo("build");
     programs.args(["--package", "tests", "--bins"]);
@@ -35,6 +44,14 @@ pub fn run(minutes: f64, kills: u32) -> Result<()> {
         let done = step::run(&title, &mut kill(kills), limit)?;
         finish(&title, &done)?;
     }
+    if l7 {
+        let title = "carry 10 GB and 10 000 connections";
+        let limit = build::LIMIT + L7_LIMIT;
+        let done = step::follow(title, &mut carry(), limit, |line| {
+            line.contains(" KiB ").then(|| line.to_owned())
+        })?;
+        finish(title, &done)?;
+    }
     Ok(())
 }
 
@@ -51,6 +68,14 @@ fn kill(times: u32) -> Command {
     test.args(["--package", "tests", "--test", "live", "--"])
         .args(["unkillable::", "--nocapture"])
         .env("ENFORCER_TEST_KILLS", times.to_string());
+    test
+}
+
+fn carry() -> Command {
+    let mut test = build::static_cargo("test");
+    test.args(["--package", "tests", "--test", "clients", "--"])
+        .args(["extent::", "--nocapture", "--test-threads=1"])
+        .envs(L7);
     test
 }
 

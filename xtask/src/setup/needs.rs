@@ -42,6 +42,8 @@ enum Part {
     Browser,
     /// Only for what is given away: what reads images beside ours.
     Images,
+    /// Only for tests of the proxy with other people's clients, which can be skipped.
+    Clients,
 }
 
 const fn package(
@@ -64,6 +66,7 @@ const fn package(
 const FOR_BPF: &str = "to compile the BPF programs";
 const FOR_LINKER: &str = "to build bpf-linker";
 const FOR_NETWORK: &str = "for the tests' network namespaces";
+const FOR_CLIENTS: &str = "to test the proxy with real clients";
 const FOR_PAGE: &str = "to test the page of `policyc graph` in a browser";
 const FOR_IMAGES: &str = "to check the image";
 const FOR_VM: &str = "to test other kernels in a virtual machine";
@@ -213,6 +216,23 @@ const NEEDS: &[Need] = &[
     package("umoci", FOR_IMAGES, "umoci", Part::Images, || {
         paths::program("umoci").is_some()
     }),
+    package("curl", FOR_CLIENTS, "curl", Part::Clients, || {
+        paths::program("curl").is_some()
+    }),
+    package(
+        "nghttp and h2load",
+        FOR_CLIENTS,
+        "nghttp2-client",
+        Part::Clients,
+        || paths::program("nghttp").is_some() && paths::program("h2load").is_some(),
+    ),
+    package(
+        "Python's environments",
+        FOR_CLIENTS,
+        "python3-venv",
+        Part::Clients,
+        || says("python3", &["-m", "ensurepip", "--version"]).is_some(),
+    ),
     Need {
         what: "rustfmt",
         why: "to check the format",
@@ -251,16 +271,17 @@ fn missing_of(peers: bool) -> Vec<&'static Need> {
             Part::Compiler => compiler,
             Part::Linker => linker,
             Part::Peers => peers,
-            Part::Browser | Part::Images => false,
+            Part::Browser | Part::Clients | Part::Images => false,
         })
         .filter(|need| !(need.is_there)())
         .collect()
 }
 
-/// What the tests in a browser lack.
-pub fn missing_for_browser() -> Vec<&'static Need> {
-    let browser = NEEDS.iter().filter(|need| need.part == Part::Browser);
-    browser.filter(|need| !(need.is_there)()).collect()
+/// What only tests need, and those that lack it are skipped.
+pub fn missing_for_tests() -> Vec<&'static Need> {
+    let only = |part: &Part| matches!(part, Part::Browser | Part::Clients);
+    let needs = NEEDS.iter().filter(|need| only(&need.part));
+    needs.filter(|need| !(need.is_there)()).collect()
 }
 
 /// As [`missing`], with what checks an image.

@@ -1,0 +1,189 @@
+//! What goes wrong around the proxy: slow clients, too few descriptors, pods that do not answer. Each is
+//! refused with its reason, nothing hangs, and others are served.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use tests::live::traffic::{Met, connect, try_once};
+
+use super::{BYTES, DECLARED_HTTP, HTTP, ONLY_OK, OWN, PATIENCE, World, has, until};
+
+/// What curl is answered, for whatever reason nothing.
+fn code(world: &World, port: u16, path: &str) -> String {
+    let url = format!("{}{path}", world.url(port));
+    let said = world.client(
+        "curl",
+        &["-s", "-o", "/dev/null", "-w", "%{http_code}", &url],
+    );
+    said.out
+}
+
+fn refusals(world: &World, reason: &str) -> u64 {
+    let status = world.home.status().expect("the agent answers");
+    status["proxy"]["refusals"][reason].as_u64().unwrap_or(0)
+}
+
+fn stream(world: &World, port: u16) -> std::io::Result<TcpStream> {
+    connect(
+        world.net.get("frontend"),
+        world.backend()[0],
+        port,
+        PATIENCE,
+    )
+}
+
+#[test]
+fn heads_that_come_byte_by_byte_are_ended_and_others_served() {
+    if !has("curl") {
+        return;
+    }
+    let world = World::with("cl-loris", ONLY_OK, &["--proxy-head-timeout", "2s"]);
+    let mut clients: Vec<TcpStream> = (0..100)
+        .map(|_| {
+            let mut stream = stream(&world, DECLARED_HTTP + HTTP).expect("it accepts");
+            stream
+                .write_all(b"GET /ok HTTP/1.1\r\nHost: b\r\nX: ")
+                .expect("it stands");
+            stream
+        })
+        .collect();
+    let mut rounds = 0;
+    let ended = until(PATIENCE, || {
+        rounds += 1;
+        for client in &mut clients {
+            // Ended ones do not take it.
+            let _sent = client.write_all(b"x");
+        }
+        if rounds == 1 {
+            assert_eq!(code(&world, DECLARED_HTTP + HTTP, "/ok"), "200");
+        }
+        refusals(&world, "head_timeout") >= 100
+    });
+    assert!(ended, "{} ended", refusals(&world, "head_timeout"));
+    for mut client in clients {
+        let mut all = String::new();
+        let read = client.read_to_string(&mut all);
+        assert!(read.is_err(), "a reset, no answer: {all:?}");
+    }
+    assert_eq!(code(&world, DECLARED_HTTP + HTTP, "/ok"), "200");
+}
+
+#[test]
+fn without_descriptors_connections_are_refused_with_that_reason_until_there_are_some_again() {
+    if !has("curl") {
+        return;
+    }
+    let world = World::new("cl-files", ONLY_OK);
+    let agent = i32::try_from(world.agent.id()).ok().and_then(Pid::from_raw);
+    let agent = agent.expect("a process");
+    let files = || {
+        let list = fs::read_dir(format!("/proc/{}/fd", world.agent.id()));
+        list.expect("the agent runs").count() as u64
+    };
+    assert_eq!(code(&world, DECLARED_HTTP + HTTP, "/ok"), "200");
+    let limit = prlimit(Some(agent), Resource::Nofile, rlimit(files() + 20)).expect("root may");
+    let mut held = Vec::new();
+    let (mut served, mut refused) = (0, 0);
+    for _ in 0..60 {
+        let Ok(mut stream) = stream(&world, DECLARED_HTTP + HTTP) else {
+            refused += 1;
+            continue;
+        };
+        let asked = stream.write_all(b"GET /ok HTTP/1.1\r\nHost: b\r\n\r\n");
+        let mut answer = [0; 12];
+        // An answer or a reset, never silence.
+        match asked.and_then(|()| stream.read_exact(&mut answer)) {
+            Ok(()) if &answer == b"HTTP/1.1 200" => served += 1,
+            Ok(()) => {
+                assert_eq!(
+                    &answer, b"HTTP/1.1 503",
+                    "the way to the pod takes one, too"
+                );
+                refused += 1;
+            }
+            Err(error) => {
+                assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "silence");
+                refused += 1;
+            }
+        }
+        held.push(stream);
+    }
+    assert!(
+        served > 0 && refused > 0,
+        "{served} served, {refused} refused"
+    );
+    assert!(refusals(&world, "proxy_out_of_descriptors") > 0);
+    drop(held);
+    // The limit is as low as before, and there is room again.
+    let again = until(PATIENCE, || {
+        code(&world, DECLARED_HTTP + HTTP, "/ok") == "200"
+    });
+    assert!(again, "{}", world.agent.log());
+    prlimit(Some(agent), Resource::Nofile, limit).expect("root may");
+}
+
+fn rlimit(descriptors: u64) -> Rlimit {
+    Rlimit {
+        current: Some(descriptors),
+        maximum: Some(descriptors.max(20_000)),
+    }
+}
+
+#[test]
+fn pods_that_do_not_listen_do_not_answer_or_are_not_there_are_told_apart() {
+    if !has("curl") || !has("nft") {
+        return;
+    }
+    let options = [
+        "--proxy-idle-timeout",
+        "2s",
+        "--proxy-connect-timeout",
+        "1s",
+    ];
+    let world = World::with("cl-pods", ONLY_OK, &options);
+    assert_eq!(
+        code(&world, DECLARED_HTTP + OWN, "/ok"),
+        "503",
+        "nobody listens"
+    );
+    assert!(refusals(&world, "upstream_refused") > 0);
+    assert_eq!(
+        code(&world, DECLARED_HTTP + HTTP, "/ok/hung"),
+        "504",
+        "no answer"
+    );
+    assert!(refusals(&world, "upstream_timeout") > 0);
+    let before = refusals(&world, "upstream_timeout");
+    let mut drop = std::process::Command::new("nft");
+    let rule = format!("tcp dport {} drop", DECLARED_HTTP + OWN);
+    drop.arg(format!(
+        "table inet t {{\nchain c {{\ntype filter hook input priority 0\n{rule}\n}}\n}}"
+    ));
+    world
+        .net
+        .get("backend")
+        .netns
+        .output(&mut drop)
+        .expect("nft is there");
+    let found = code(&world, DECLARED_HTTP + OWN, "/ok");
+    assert_eq!(found, "504", "segments vanish: {}", world.agent.log());
+    assert!(refusals(&world, "upstream_timeout") > before);
+    // The same for bytes: a reset.
+    let frontend = world.net.get("frontend");
+    let met = try_once(
+        frontend,
+        world.backend()[0],
+        DECLARED_HTTP + BYTES,
+        PATIENCE,
+    );
+    assert_eq!(met, Met::Refusal);
+    assert_eq!(
+        code(&world, DECLARED_HTTP + HTTP, "/ok"),
+        "200",
+        "others are served"
+    );
+}

@@ -163,6 +163,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 continue;
             }
         };
+        spare.fill();
         let client = plain(client);
         shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
         let seat = match Seat::take(&shared, &sources, client.ip()) {
@@ -189,24 +190,42 @@ fn refuse(shared: &Shared, stream: &TcpStream, client: SocketAddr, refusal: Refu
     shared.refuse(client, pod, refusal);
 }
 
-/// A descriptor kept for the moment when there is no other: with it a client is told so, and does
-/// not wait for one that nobody gives back.
-struct Spare(Option<std::fs::File>);
+/// Descriptors kept for the moment when there is no other: with one a client is told so, and does not
+/// wait for one that nobody gives back. Several, for one that is let go of may be somebody else's at
+/// once.
+struct Spare(Vec<std::fs::File>);
+
+const SPARES: usize = 16;
 
 impl Spare {
     fn take() -> Self {
-        Self(std::fs::File::open("/dev/null").ok())
+        let mut spare = Self(Vec::new());
+        spare.fill();
+        spare
+    }
+
+    /// As many as there can be.
+    fn fill(&mut self) {
+        while self.0.len() < SPARES {
+            match std::fs::File::open("/dev/null") {
+                Ok(file) => self.0.push(file),
+                Err(_) => return,
+            }
+        }
     }
 
     async fn refuse_one(&mut self, listener: &TcpListener, shared: &Shared) {
-        self.0 = None;
+        if self.0.pop().is_none() {
+            // Whoever ends gives one back.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
         let within = Duration::from_millis(10);
         // Another thread may have been faster.
         if let Ok(Ok((stream, client))) = tokio::time::timeout(within, listener.accept()).await {
             shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
             refuse(shared, &stream, plain(client), Refusal::OutOfDescriptors);
         }
-        *self = Self::take();
+        self.fill();
     }
 }
 

@@ -249,7 +249,8 @@ pub(super) async fn converse(conn: Arc<Conn>, mut stream: TcpStream) -> io::Resu
             return tcp::serve(conn, stream, read, Wire::Tls, sni.clone()).await;
         }
     };
-    let served = http_side::serve(conn, stream, read, version).await;
+    // On the heap: most of what it needs, a connection without HTTP does not.
+    let served = Box::pin(http_side::serve(conn, stream, read, version)).await;
     served.map_err(io::Error::other)
 }
 

@@ -3,12 +3,7 @@
 use std::{
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll},
-    time::Duration,
 };
 
 use tokio::{
@@ -16,13 +11,14 @@ use tokio::{
     net::TcpStream,
 };
 
+use super::tcp;
+
 /// Gives back `read` before anything else.
 #[derive(Debug)]
 pub(super) struct Prefixed {
     read: Vec<u8>,
     at: usize,
     stream: TcpStream,
-    reset: Option<Arc<AtomicBool>>,
 }
 
 impl Prefixed {
@@ -31,29 +27,20 @@ impl Prefixed {
             read,
             at: 0,
             stream,
-            reset: None,
         }
     }
 
     /// Closing it will be a reset: what was sent and not taken is lost.
     pub fn reset(&self) -> io::Result<()> {
-        socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO))
+        tcp::reset(&self.stream)
     }
 
-    /// Closing it will be a reset where the flag is set by then.
-    pub fn reset_where(mut self, flag: Arc<AtomicBool>) -> Self {
-        self.reset = Some(flag);
-        self
-    }
-}
-
-impl Drop for Prefixed {
-    fn drop(&mut self) {
-        let flag = self.reset.as_ref();
-        if flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
-            && let Err(error) = self.reset()
-        {
-            tracing::debug!(%error, "a connection ends without a reset");
+    /// That many of the bytes that were read are carried already.
+    pub fn skip(&mut self, count: usize) {
+        self.at += count;
+        if self.at == self.read.len() {
+            self.read = Vec::new();
+            self.at = 0;
         }
     }
 }
@@ -70,11 +57,7 @@ impl AsyncRead for Prefixed {
         }
         let count = left.len().min(buffer.remaining());
         buffer.put_slice(&left[..count]);
-        self.at += count;
-        if self.at == self.read.len() {
-            self.read = Vec::new();
-            self.at = 0;
-        }
+        self.skip(count);
         Poll::Ready(Ok(()))
     }
 }

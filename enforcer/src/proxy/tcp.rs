@@ -7,7 +7,7 @@ use std::{
     pin::{Pin, pin},
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     task::{Context, Poll},
     time::Duration,
@@ -29,7 +29,7 @@ use super::{
     authorizer::Checked,
     conn::{Answered, Conn, Judged, epoch, settled},
     prefixed::Prefixed,
-    upstream,
+    upstream::{self, First},
 };
 
 /// Judges a connection, and carries it while policies allow it.
@@ -50,32 +50,48 @@ pub(super) async fn serve(
     let (outcome, answered) = judge(&conn, ruling.as_ref(), wire, sni).await;
     let epoch = epoch(ruling.as_ref());
     conn.report(epoch, &outcome, wire, sni, None);
-    let client = Prefixed::new(read, stream);
     let mut carried = Carried::default();
     let mut failed = None;
     let mut lost = false;
     if outcome.verdict == Expected::Deny {
-        client.reset()?;
+        reset(&stream)?;
     } else {
         let shared = &conn.shared;
-        match upstream::connect(&shared.config, &shared.flows, conn.client, conn.pod).await {
-            Ok((up, _open)) => {
+        let (config, flows) = (&shared.config, &shared.flows);
+        let first = if read.is_empty() {
+            First::Pod
+        } else {
+            First::Client(&read)
+        };
+        match upstream::connect(config, flows, conn.client, conn.pod, first).await {
+            Ok(mut leg) => {
+                let mut client = Prefixed::new(read, stream);
+                client.skip(leg.sent);
                 let allowed = || conn.allows_still(wire, sni, None, answered.as_ref());
-                let idle = shared.config.idle_timeout;
-                let reset = Arc::new(AtomicBool::new(false));
-                let client = client.reset_where(Arc::clone(&reset));
+                let mut broken = false;
                 let on_break = |by_policy| {
+                    broken = true;
                     lost = by_policy;
-                    reset.store(true, Ordering::Relaxed);
                 };
-                carried = tunnel(client, up, changes, allowed, idle, on_break).await;
+                let idle = config.idle_timeout;
+                let up = &mut leg.stream;
+                carried = tunnel(&mut client, up, changes, allowed, idle, on_break).await;
+                carried.to_pod += leg.sent as u64;
+                if broken {
+                    // What one side breaks off must not look like an end to the other.
+                    for done in [client.reset(), reset(&leg.stream)] {
+                        if let Err(error) = done {
+                            tracing::debug!(%error, "a connection ends without a reset");
+                        }
+                    }
+                }
             }
             Err(error) => {
                 let refusal = upstream::refusal(&error);
                 tracing::debug!(client = %conn.client, pod = %conn.pod, %error, "upstream");
                 conn.refuse(refusal);
                 failed = Some(refusal);
-                client.reset()?;
+                reset(&stream)?;
             }
         }
     }
@@ -105,6 +121,11 @@ pub(super) async fn serve(
         });
     }
     carried.error.map_or(Ok(()), Err)
+}
+
+/// Closing it will be a reset: what was sent and not taken is lost.
+pub(super) fn reset(stream: &TcpStream) -> io::Result<()> {
+    socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO))
 }
 
 /// The verdict on a connection, an authorizer asked where it is wanted.
@@ -180,10 +201,8 @@ pub(super) async fn tunnel(
         let mut carry = pin!(carry);
         let error = loop {
             tokio::select! {
-                done = &mut carry => match done {
-                    Ok(_) => return None,
-                    Err(error) => break error,
-                },
+                // Not one byte more than policies allow.
+                biased;
                 changed = changes.changed() => {
                     if changed.is_err() {
                         break io::Error::other("the agent ends");
@@ -193,6 +212,10 @@ pub(super) async fn tunnel(
                         return None;
                     }
                 }
+                done = &mut carry => match done {
+                    Ok(_) => return None,
+                    Err(error) => break error,
+                },
                 () = sleep_until(moved.last() + idle) => {
                     if moved.last().elapsed() >= idle {
                         break io::ErrorKind::TimedOut.into();

@@ -3,10 +3,7 @@
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::{
-    net::{TcpSocket, TcpStream},
-    time::timeout,
-};
+use tokio::{net::TcpStream, time::timeout};
 
 use super::{Flow, Flows, ProxyConfig, Refusal, UpstreamTarget, listener};
 
@@ -41,21 +38,38 @@ const OTHER_PORTS: u16 = 16;
 const OTHER_FIRST: u16 = 20_000;
 const OTHER_COUNT: u16 = 12_768;
 
-/// Connects to the pod for a client. The leg lives as long as both values returned.
+/// Who says the first word on a leg.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum First<'a> {
+    /// The client: these bytes, or others that come at once.
+    Client(&'a [u8]),
+    /// The pod, as far as is known.
+    Pod,
+}
+
+/// The way to the pod of one connection.
+pub(super) struct Leg {
+    pub stream: TcpStream,
+    /// Of the client's first bytes, those that are on their way.
+    pub sent: usize,
+    /// To be dropped after the stream.
+    pub open: OpenFlow,
+}
+
+/// Connects to the pod for a client.
 pub(super) async fn connect(
     config: &ProxyConfig,
     flows: &Arc<dyn Flows>,
     client: SocketAddr,
     pod: SocketAddr,
-) -> io::Result<(TcpStream, OpenFlow)> {
-    let (stream, open) = match config.upstream {
+    first: First<'_>,
+) -> io::Result<Leg> {
+    let limit = config.connect_timeout;
+    match config.upstream {
         UpstreamTarget::Fixed(target) => {
             let open = OpenFlow::announce(flows, pod, client)?;
             let socket = tcp_socket(target, None)?;
-            (
-                timeout(config.connect_timeout, socket.connect(target)).await??,
-                open,
-            )
+            begin(limit, socket, target, open, first).await
         }
         UpstreamTarget::Original => {
             // INVARIANT: a socket made on a thread outside the proxy's namespace would leave by the
@@ -65,11 +79,9 @@ pub(super) async fn connect(
                     "this thread is not in the proxy's namespace",
                 ));
             }
-            transparent(config.connect_timeout, flows, client, pod).await?
+            transparent(limit, flows, client, pod, first).await
         }
-    };
-    stream.set_nodelay(true)?;
-    Ok((stream, open))
+    }
 }
 
 /// Connects from the client's address and port, or from another port of that address where the old
@@ -79,10 +91,11 @@ async fn transparent(
     flows: &Arc<dyn Flows>,
     client: SocketAddr,
     pod: SocketAddr,
-) -> io::Result<(TcpStream, OpenFlow)> {
+    first: First<'_>,
+) -> io::Result<Leg> {
     let mut taken = io::ErrorKind::AddrInUse.into();
     for source in sources(client) {
-        match from_source(limit, flows, source, pod).await {
+        match from_source(limit, flows, source, pod, first).await {
             Err(error) if is_taken(&error) => taken = error,
             other => {
                 if source != client {
@@ -110,10 +123,47 @@ async fn from_source(
     flows: &Arc<dyn Flows>,
     source: SocketAddr,
     pod: SocketAddr,
-) -> io::Result<(TcpStream, OpenFlow)> {
+    first: First<'_>,
+) -> io::Result<Leg> {
     let socket = tcp_socket(pod, Some(source))?;
     let open = OpenFlow::announce(flows, pod, source)?;
-    Ok((timeout(limit, socket.connect(pod)).await??, open))
+    begin(limit, socket, pod, open, first).await
+}
+
+/// Connects, and says the first word where it is the client's.
+async fn begin(
+    limit: Duration,
+    socket: Socket,
+    target: SocketAddr,
+    open: OpenFlow,
+    first: First<'_>,
+) -> io::Result<Leg> {
+    let bytes = match first {
+        First::Client(bytes) => {
+            // The acknowledgement that ends the handshake goes with the first bytes, not before them.
+            socket.set_tcp_quickack(false)?;
+            bytes
+        }
+        First::Pod => &[],
+    };
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&target.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        _ => {}
+    }
+    // A pod of this node has answered before the call returns. Sending tells, even sending nothing.
+    let sent = match socket.send_with_flags(bytes, libc::MSG_NOSIGNAL) {
+        Ok(sent) => Some(sent),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        Err(error) => return Err(error),
+    };
+    let stream = TcpStream::from_std(socket.into())?;
+    if sent.is_none() {
+        timeout(limit, stream.writable()).await??;
+        stream.take_error()?.map_or(Ok(()), Err)?;
+    }
+    let sent = sent.unwrap_or(0);
+    Ok(Leg { stream, sent, open })
 }
 
 fn is_taken(error: &io::Error) -> bool {
@@ -151,7 +201,7 @@ pub(super) fn is_out_of_descriptors(error: &io::Error) -> bool {
 #[error("the leg to the pod cannot be announced to the kernel")]
 struct Unannounced(#[source] io::Error);
 
-fn tcp_socket(target: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpSocket> {
+fn tcp_socket(target: SocketAddr, source: Option<SocketAddr>) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(target),
         Type::STREAM.nonblocking().cloexec(),
@@ -165,7 +215,7 @@ fn tcp_socket(target: SocketAddr, source: Option<SocketAddr>) -> io::Result<TcpS
         socket.set_reuse_address(true)?;
         socket.bind(&source.into())?;
     }
-    Ok(TcpSocket::from_std_stream(socket.into()))
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -265,7 +315,7 @@ mod tests {
         let flows: Arc<dyn Flows> = told.clone();
         let connect = async |client| {
             let limit = Duration::from_secs(5);
-            let leg = transparent(limit, &flows, client, pod).await;
+            let leg = transparent(limit, &flows, client, pod, First::Pod).await;
             let leg = leg.expect("the pod listens");
             let (stream, seen) = listener.accept().await.expect("a connection");
             (leg, stream, seen)
@@ -304,6 +354,55 @@ mod tests {
         other(seen);
     }
 
+    /// A leg to a pod on loopback, in 300 ms or not at all.
+    async fn leg(pod: SocketAddr, first: First<'_>) -> io::Result<Leg> {
+        let config = ProxyConfig {
+            upstream: UpstreamTarget::Fixed(pod),
+            connect_timeout: Duration::from_millis(300),
+            ..ProxyConfig::default()
+        };
+        let flows: Arc<dyn Flows> = Arc::new(Told::default());
+        connect(&config, &flows, ([127, 0, 0, 1], 1).into(), pod, first).await
+    }
+
+    #[tokio::test]
+    async fn the_clients_first_bytes_are_on_their_way_once_the_pod_accepts() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let pod = listener.local_addr().expect("an address");
+        for (first, sent) in [(First::Client(b"hello"), "hello"), (First::Pod, "")] {
+            let leg = leg(pod, first).await.expect("the pod listens");
+            assert_eq!(leg.sent, sent.len());
+            drop(leg);
+            let (stream, _) = listener.accept().expect("a connection");
+            let received = io::read_to_string(stream).expect("until its end");
+            assert_eq!(received, sent, "{first:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pod_that_refuses_or_is_silent_is_told_apart() {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        listener.bind(&any.into()).expect("a port");
+        let pod = listener.local_addr().expect("an address").as_socket();
+        let pod = pod.expect("an address of IP");
+        for first in [First::Client(b"hello"), First::Client(b""), First::Pod] {
+            let error = leg(pod, first).await.err().expect("nobody listens");
+            assert_eq!(refusal(&error), Refusal::UpstreamRefused, "{first:?}");
+        }
+        // A full queue: further opening segments are not answered.
+        listener.listen(0).expect("it is bound");
+        let mut waiting = Vec::new();
+        let error = loop {
+            match leg(pod, First::Client(b"hello")).await {
+                Ok(leg) => waiting.push(leg),
+                Err(error) => break error,
+            }
+            assert!(waiting.len() < 16, "a queue of nobody is full soon");
+        };
+        assert_eq!(refusal(&error), Refusal::UpstreamTimeout);
+    }
+
     #[test]
     fn nothing_leaves_from_outside_the_namespace() {
         struct Nothing;
@@ -324,7 +423,7 @@ mod tests {
             let config = ProxyConfig::default();
             let flows: Arc<dyn Flows> = Arc::new(Nothing);
             let [client, pod] = ["127.0.0.1:1", "127.0.0.1:2"].map(|a| a.parse().expect("it"));
-            let connected = connect(&config, &flows, client, pod).await;
+            let connected = connect(&config, &flows, client, pod, First::Pod).await;
             assert!(
                 connected.is_err(),
                 "this thread never entered the namespace"

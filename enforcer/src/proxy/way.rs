@@ -8,7 +8,12 @@ use hyper::{body::Incoming, client};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::sync::Mutex;
 
-use super::{Refusal, body::Upload, conn::Conn, upstream};
+use super::{
+    Refusal,
+    body::Upload,
+    conn::Conn,
+    upstream::{self, First},
+};
 
 enum Sender {
     Http1(client::conn::http1::SendRequest<Upload>),
@@ -77,8 +82,10 @@ impl Way {
     async fn connect(&self) -> io::Result<Sender> {
         let shared = &self.conn.shared;
         let (client, pod) = (self.conn.client, self.conn.pod);
-        let (stream, open) = upstream::connect(&shared.config, &shared.flows, client, pod).await?;
-        let io = TokioIo::new(stream);
+        let (config, flows) = (&shared.config, &shared.flows);
+        let leg = upstream::connect(config, flows, client, pod, First::Client(&[])).await?;
+        let open = leg.open;
+        let io = TokioIo::new(leg.stream);
         let sender = if self.version == Version::HTTP_2 {
             let handshake = client::conn::http2::Builder::new(TokioExecutor::new())
                 .timer(TokioTimer::new())

@@ -106,6 +106,46 @@ fn a_connection_that_lost_its_permission_is_reset() {
 }
 
 #[test]
+fn what_one_side_breaks_off_is_no_end_to_the_other() {
+    let (ended, end) = std::sync::mpsc::channel();
+    let pod = pod(move |mut stream| {
+        let ended = ended.clone();
+        thread::spawn(move || {
+            let mut bytes = [0; 2];
+            stream.read_exact(&mut bytes).expect("the first bytes");
+            stream.write_all(&bytes).expect("sent");
+            let read = stream.read(&mut bytes);
+            ended
+                .send(read.map_err(|error| error.kind()))
+                .expect("heard");
+        });
+    });
+    let bed = Bed::before(pod, |_| {});
+    bed.world.decide(deny_admin(Otherwise::Allow));
+    let begin = || {
+        let mut client = bed.client();
+        client.write_all(b"\x00\x01").expect("sent");
+        client.read_exact(&mut [0; 2]).expect("an echo");
+        client
+    };
+    let client = begin();
+    let reset = socket2::SockRef::from(&client).set_linger(Some(Duration::ZERO));
+    reset.expect("a socket of ours");
+    drop(client);
+    let broken = Err(std::io::ErrorKind::ConnectionReset);
+    assert_eq!(
+        end.recv_timeout(SOON),
+        Ok(broken),
+        "the client has reset it"
+    );
+    drop(begin());
+    assert_eq!(end.recv_timeout(SOON), Ok(Ok(0)), "the client has ended it");
+    let _client = begin();
+    bed.world.decide(settled(Expected::Deny));
+    assert_eq!(end.recv_timeout(SOON), Ok(broken), "policies have ended it");
+}
+
+#[test]
 fn of_an_http2_connection_only_the_streams_that_lost_it() {
     use http_body_util::{BodyExt, Empty, StreamBody};
     use hyper::body::{Bytes, Frame, Incoming};

@@ -3,7 +3,9 @@
 //! [`start`](start::start) brings it up. Every order goes through one lock, so that activations
 //! follow one another; packets never wait for it.
 
+mod change;
 mod explain;
+mod gather;
 mod hooks;
 pub mod links;
 mod pause;
@@ -21,7 +23,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -30,9 +32,12 @@ use enforcer_ebpf::{
     reason::Reason,
     words::{Words as _, header},
 };
-use tokio::sync::watch;
+use policyc::bundle::Bundle;
+use tokio::sync::{Notify, watch};
 
+pub use change::Changed;
 pub use explain::{Explained, Live};
+pub use gather::{Gather, LATE_MAX};
 pub use hooks::{ASK_EVERY, HookChoice, HookPath, Hooks};
 pub use pause::{PAUSE_MAX, PauseError, PauseStatus, Paused};
 pub use shadow::{ShadowRule, ShadowStatus};
@@ -49,10 +54,11 @@ use crate::{
         datagrams::DatagramFlows,
         denied::{self, Exempt},
     },
-    inventory::{Inventory, LocalPod, PodName, enrolment::unwanted},
+    inventory::{Inventory, LocalPod, PodName, Wanted, enrolment::unwanted},
     key_sets::{Fetcher, KeySetStatus},
     object::ObjectError,
     pins::PinsError,
+    places::Places,
     proxy::Flow,
     proxy_host::Watched,
     report::{
@@ -76,6 +82,12 @@ pub struct Agent {
     pub proxy: OnceLock<Watched>,
     /// Epoch of the last activation.
     pub(crate) changes: watch::Sender<u64>,
+    /// Has the node's interfaces looked at once more.
+    look: Notify,
+    /// Which pods are this node's.
+    wanted: Wanted,
+    /// Where those are whom the agent itself asks.
+    places: Arc<Places>,
     /// What keeps the agent from following the node's interfaces.
     unfollowed: ArcSwapOption<String>,
     /// Pauses, as far as the proxy must know of them.
@@ -146,7 +158,18 @@ pub enum OrderError {
 impl Agent {
     /// Makes a bundle the active one. Blocks for a grace period.
     pub fn load(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
-        self.load_checked(apply::read(path, &self.trust)?)
+        self.activate(apply::read(path, &self.trust)?)
+    }
+
+    /// Makes what was compiled in this process the active bundle; `name` is for reports. It is not
+    /// kept, so that no rollback leads to it. Blocks for a grace period.
+    pub fn load_compiled(&self, bundle: Bundle, name: &str) -> Result<Arc<Generation>, OrderError> {
+        self.activate(apply::Loaded {
+            bundle: Arc::new(bundle),
+            path: name.into(),
+            bytes: Vec::new(),
+            time: Duration::ZERO,
+        })
     }
 
     /// Makes a bundle that was delivered the active one, as [`load`](Self::load) does.
@@ -155,11 +178,11 @@ impl Agent {
         match self.active.load_full() {
             // Whoever published it has told the agent as well.
             Some(active) if active.hash == loaded.bundle.hash => Ok(active),
-            _ => self.load_checked(loaded),
+            _ => self.activate(loaded),
         }
     }
 
-    fn load_checked(&self, loaded: apply::Loaded) -> Result<Arc<Generation>, OrderError> {
+    fn activate(&self, loaded: apply::Loaded) -> Result<Arc<Generation>, OrderError> {
         let mut state = self.state();
         apply::check_order(&loaded, state.kept.newest, &self.trust)?;
         let prepared = apply::link(
@@ -394,6 +417,9 @@ impl State {
     /// A bundle that has become active can be gone back to.
     fn remember(&mut self, generation: &Generation, bytes: &[u8]) {
         self.kept.newest = self.kept.newest.max(generation.generation);
+        if bytes.is_empty() {
+            return self.keep();
+        }
         let history = &mut self.kept.history;
         if history
             .last()

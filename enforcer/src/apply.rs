@@ -11,6 +11,7 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
@@ -94,7 +95,10 @@ pub struct Generation {
     /// SHA-256 of the bundle's payload.
     pub hash: String,
     pub compiler: String,
+    /// Where it came from.
     pub bundle: PathBuf,
+    /// What it says, for when the node changes.
+    pub content: Arc<Bundle>,
     pub slot: u32,
     pub words: usize,
     pub summary: Summary,
@@ -171,9 +175,9 @@ pub enum ApplyError {
 /// A bundle that was read, with the time it took.
 #[derive(Debug)]
 pub struct Loaded {
-    pub bundle: Bundle,
+    pub bundle: Arc<Bundle>,
     pub path: PathBuf,
-    /// As they were read.
+    /// As they were read; empty where they need not be kept.
     pub bytes: Vec<u8>,
     pub time: Duration,
 }
@@ -220,7 +224,7 @@ pub fn parse(bytes: Vec<u8>, path: &Path, trust: &Trust) -> Result<Loaded, Apply
         source,
     })?;
     Ok(Loaded {
-        bundle,
+        bundle: Arc::new(bundle),
         path: path.into(),
         bytes,
         time: start.elapsed(),
@@ -276,8 +280,8 @@ pub fn generation(
     Generation {
         epoch: staged.epoch,
         generation: loaded.bundle.generation,
-        hash: loaded.bundle.hash,
-        compiler: loaded.bundle.compiler,
+        hash: loaded.bundle.hash.clone(),
+        compiler: loaded.bundle.compiler.clone(),
         bundle: loaded.path,
         slot: staged.slot,
         words: linked.words.len(),
@@ -285,6 +289,7 @@ pub fn generation(
         attributions: attributions(&loaded.bundle.program, &linked.records),
         verdicts: linked.records.iter().map(|r| r.verdict).collect(),
         pods: linked.pods,
+        content: loaded.bundle,
         rules: prepared.rules,
         slots: prepared.slots,
         since: SystemTime::now(),

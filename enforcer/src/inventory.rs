@@ -9,7 +9,7 @@ mod node;
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
-use policyc::cluster::Cluster;
+use policyc::cluster::{Cluster, Pod};
 
 pub use again::again;
 pub use find::{Wanted, find};
@@ -169,8 +169,56 @@ impl Inventory {
         self.pods.iter().flat_map(|pod| &pod.interfaces)
     }
 
+    /// The pods of this node, with the rest of the cluster left out where the node's name tells: what
+    /// it takes to look for them again.
+    #[must_use]
+    pub fn here(&self, wanted: &Wanted) -> Self {
+        let cluster = match &wanted.node {
+            None => Arc::clone(&self.cluster),
+            Some(_) => {
+                let pods = self.cluster.pods.iter();
+                Arc::new(Cluster {
+                    pods: pods
+                        .filter(|pod| wanted.may_be_here(pod))
+                        .cloned()
+                        .collect(),
+                    ..Cluster::default()
+                })
+            }
+        };
+        Self {
+            cluster,
+            ..self.clone()
+        }
+    }
+
+    /// Takes over what the cluster says of the local pods. One that it does not know any more stays
+    /// until its interfaces have been let go.
+    pub fn follow_cluster(&mut self) {
+        for local in &mut self.pods {
+            if let Some(pod) = pod(&self.cluster, &local.name) {
+                local.addresses.clone_from(&pod.ips);
+            }
+        }
+    }
+
+    /// Leaves out the local pods that are over.
+    pub fn drop_gone(&mut self) {
+        let cluster = Arc::clone(&self.cluster);
+        let there = |name: &PodName| pod(&cluster, name).is_some_and(|pod| !pod.finished);
+        self.pods.retain(|local| there(&local.name));
+        self.lost.retain(|(name, _)| there(name));
+    }
+
     /// The names of the local pods.
     pub fn names(&self) -> BTreeSet<PodName> {
         self.pods.iter().map(|pod| pod.name.clone()).collect()
     }
+}
+
+/// A pod of a cluster, whose pods are sorted.
+pub fn pod<'a>(cluster: &'a Cluster, name: &PodName) -> Option<&'a Pod> {
+    let key = |pod: &Pod| (&pod.namespace, &pod.name).cmp(&(&name.0, &name.1));
+    let at = cluster.pods.binary_search_by(key).ok()?;
+    cluster.pods.get(at)
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use policyc::cluster::{Cluster, Pod};
 
-use crate::inventory::PodName;
+use crate::inventory::{PodName, pod};
 
 /// Changes since they were last taken. Later ones stand for earlier ones of the same object.
 #[derive(Clone, Default, Debug)]
@@ -36,6 +36,30 @@ impl Changes {
         }
     }
 
+    /// What takes them back, in a cluster that they have not changed yet.
+    pub fn undoing(&self, cluster: &Cluster) -> Self {
+        let before = |name: &PodName| (name.clone(), pod(cluster, name).cloned());
+        let rest = self.rest.as_ref().map(|_| {
+            Box::new(Cluster {
+                mesh: cluster.mesh.clone(),
+                namespaces: cluster.namespaces.clone(),
+                service_accounts: cluster.service_accounts.clone(),
+                pods: Vec::new(),
+                workloads: cluster.workloads.clone(),
+                services: cluster.services.clone(),
+                nodes: cluster.nodes.clone(),
+                policies: cluster.policies.clone(),
+                request_authentications: cluster.request_authentications.clone(),
+                peer_authentications: cluster.peer_authentications.clone(),
+                skipped: cluster.skipped.clone(),
+            })
+        });
+        Self {
+            pods: self.pods.keys().map(before).collect(),
+            rest,
+        }
+    }
+
     /// Makes them come true. The pods of a cluster are sorted by namespace and name, and stay so.
     pub fn apply(self, cluster: &mut Cluster) {
         if let Some(rest) = self.rest {
@@ -60,7 +84,7 @@ impl Changes {
 mod tests {
     use super::*;
 
-    fn pod(namespace: &str, name: &str) -> (PodName, Pod) {
+    fn named(namespace: &str, name: &str) -> (PodName, Pod) {
         let pod = Pod {
             namespace: namespace.into(),
             name: name.into(),
@@ -78,18 +102,23 @@ mod tests {
         let mut cluster = Cluster::default();
         let mut changes = Changes::default();
         for name in ["c", "a", "b"] {
-            let (name, pod) = pod("shop", name);
+            let (name, pod) = named("shop", name);
             changes.pod(name, Some(pod));
         }
         let mut later = Changes::default();
-        later.pod(pod("shop", "b").0, None);
-        later.pod(pod("other", "z").0, Some(pod("other", "z").1));
-        later.pod(pod("shop", "never").0, None);
+        later.pod(named("shop", "b").0, None);
+        later.pod(named("other", "z").0, Some(named("other", "z").1));
+        later.pod(named("shop", "never").0, None);
         changes.then(later);
-        changes.apply(&mut cluster);
+        let undo = changes.undoing(&cluster);
+        let before = cluster.clone();
+        changes.clone().apply(&mut cluster);
         assert_eq!(names(&cluster), ["z", "a", "c"]);
+        undo.apply(&mut cluster);
+        assert_eq!(cluster, before);
+        changes.apply(&mut cluster);
         let mut gone = Changes::default();
-        gone.pod(pod("shop", "a").0, None);
+        gone.pod(named("shop", "a").0, None);
         gone.apply(&mut cluster);
         assert_eq!(names(&cluster), ["z", "c"]);
     }
@@ -97,7 +126,7 @@ mod tests {
     #[test]
     fn what_is_not_a_pod_comes_as_a_whole_and_keeps_the_pods() {
         let mut cluster = Cluster {
-            pods: vec![pod("shop", "a").1],
+            pods: vec![named("shop", "a").1],
             ..Cluster::default()
         };
         cluster.namespaces.insert("old".into(), Default::default());
@@ -108,6 +137,11 @@ mod tests {
             ..Changes::default()
         };
         assert!(!changes.is_empty());
+        let undo = changes.undoing(&cluster);
+        let before = cluster.clone();
+        changes.clone().apply(&mut cluster);
+        undo.apply(&mut cluster);
+        assert_eq!(cluster, before);
         changes.apply(&mut cluster);
         assert_eq!(names(&cluster), ["a"]);
         assert_eq!(cluster.namespaces.keys().collect::<Vec<_>>(), ["new"]);

@@ -53,7 +53,7 @@ impl Agent {
     pub fn explain(&self, request: &Request, now: u64) -> Result<Explained, OrderError> {
         let state = &*self.state();
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        let loaded = super::relink::again(state, &active, &self.trust)?;
+        let loaded = super::relink::again(&active);
         let cluster = &state.inventory.cluster;
         let explanation = explain(&loaded.bundle.program, cluster, request, now)
             .map_err(OrderError::Unexplained)?;

@@ -49,12 +49,16 @@ pub async fn follow(agent: Arc<Agent>, hands: Hands) -> io::Result<()> {
     // Something may have changed since the pods were found.
     let mut retry = Some(RETRY);
     loop {
-        let heard = match retry {
-            None => news.next().await.map(drop),
-            Some(wait) => match tokio::time::timeout(wait, news.next()).await {
-                Ok(heard) => heard.map(drop),
-                Err(_) => Some(()),
-            },
+        let wait = async {
+            match retry {
+                None => std::future::pending().await,
+                Some(wait) => tokio::time::sleep(wait).await,
+            }
+        };
+        let heard = tokio::select! {
+            heard = news.next() => heard.map(drop),
+            () = agent.look.notified() => Some(()),
+            () = wait => Some(()),
         };
         if heard.is_none() {
             return Err(io::Error::other("the kernel tells no more of interfaces"));
@@ -84,7 +88,7 @@ async fn look(
     agent: &Arc<Agent>,
     mut hands: Hands,
 ) -> io::Result<(Hands, Result<bool, StartError>)> {
-    let before = Arc::clone(&agent.state().inventory);
+    let before = agent.state().inventory.here(&hands.wanted);
     let found = match inventory::again(&before, &hands.wanted).await {
         Ok(found) => found,
         Err(error) => return Ok((hands, Err(error.into()))),
@@ -137,6 +141,9 @@ impl Agent {
         let before = Arc::clone(&state.inventory);
         // Somebody else follows these.
         found.node_addresses.clone_from(&before.node_addresses);
+        found.cluster = Arc::clone(&before.cluster);
+        found.follow_cluster();
+        found.drop_gone();
         self.hooks.choose(&mut found, hands.redirects)?;
         let found = Arc::new(found);
         let mut attacher =
@@ -180,7 +187,7 @@ impl Agent {
         found: Arc<Inventory>,
     ) -> Result<BTreeSet<PodName>, OrderError> {
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        let loaded = relink::again(state, &active, &self.trust)?;
+        let loaded = relink::again(&active);
         let known = |pod: &&LocalPod| {
             let mut pods = active.pods.iter();
             pods.any(|known| (&known.namespace, &known.name) == (&pod.name.0, &pod.name.1))

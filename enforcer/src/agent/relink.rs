@@ -1,12 +1,9 @@
 //! The active bundle, linked anew for a node that has changed.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use super::{Agent, OrderError, State};
-use crate::{
-    apply::{self, ApplyError, Generation, Loaded},
-    trust::Trust,
-};
+use crate::apply::{self, Generation, Loaded};
 
 impl Agent {
     /// Takes these for the node's own addresses from now on. `None` where they are the known ones.
@@ -32,7 +29,7 @@ impl Agent {
 
     pub(super) fn relink(&self, state: &mut State) -> Result<Arc<Generation>, OrderError> {
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        let loaded = again(state, &active, &self.trust)?;
+        let loaded = again(&active);
         let prepared = apply::link(
             &loaded,
             &state.inventory,
@@ -44,24 +41,12 @@ impl Agent {
     }
 }
 
-/// The active bundle, as it was kept, or where it came from if that is the same still.
-pub(super) fn again(
-    state: &State,
-    active: &Generation,
-    trust: &Trust,
-) -> Result<Loaded, OrderError> {
-    let kept = apply::read(&state.keeper.bundle(&active.hash), trust);
-    let loaded = match kept {
-        Ok(kept) if kept.bundle.hash == active.hash => Ok(kept),
-        _ => apply::read(&active.bundle, trust),
-    };
-    let mut loaded = loaded?;
-    if loaded.bundle.hash != active.hash {
-        return Err(ApplyError::Another {
-            path: active.bundle.clone(),
-        }
-        .into());
+/// The active bundle. It need not be kept once more.
+pub(super) fn again(active: &Generation) -> Loaded {
+    Loaded {
+        bundle: Arc::clone(&active.content),
+        path: active.bundle.clone(),
+        bytes: Vec::new(),
+        time: Duration::ZERO,
     }
-    loaded.path.clone_from(&active.bundle);
-    Ok(loaded)
 }

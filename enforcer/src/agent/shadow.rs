@@ -75,7 +75,7 @@ impl Agent {
             source,
         })?;
         let loaded = Loaded {
-            bundle,
+            bundle: Arc::new(bundle),
             path: shadow.generation.bundle.clone(),
             bytes: shadow.bytes.clone(),
             time: std::time::Duration::ZERO,

@@ -38,6 +38,11 @@ impl Wanted {
         self.node.is_none() && self.interfaces.is_empty()
     }
 
+    /// Whether a pod may be this node's, as far as the inventory says.
+    pub fn may_be_here(&self, pod: &Pod) -> bool {
+        self.node.is_none() || self.node == pod.node
+    }
+
     /// Whether a pod is among those to be policed.
     pub(super) fn names(&self, pod: &LocalPod) -> bool {
         let named = |i: &Interface| self.interfaces.contains(&i.link.name);

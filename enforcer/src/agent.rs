@@ -4,6 +4,7 @@
 //! follow one another; packets never wait for it.
 
 mod change;
+mod cluster;
 mod explain;
 mod gather;
 mod hooks;
@@ -56,6 +57,7 @@ use crate::{
     },
     inventory::{Inventory, LocalPod, PodName, Wanted, enrolment::unwanted},
     key_sets::{Fetcher, KeySetStatus},
+    kube::Health,
     object::ObjectError,
     pins::PinsError,
     places::Places,
@@ -80,6 +82,8 @@ pub struct Agent {
     pub reporter: Arc<Reporter>,
     /// The proxy, once it runs.
     pub proxy: OnceLock<Watched>,
+    /// How well the API server is followed, where one is.
+    pub cluster: Option<Arc<Health>>,
     /// Epoch of the last activation.
     pub(crate) changes: watch::Sender<u64>,
     /// Has the node's interfaces looked at once more.

@@ -182,6 +182,18 @@ pub struct Loaded {
     pub time: Duration,
 }
 
+impl Loaded {
+    /// What was compiled in this process. It is not kept, so that no rollback leads to it.
+    pub fn compiled(bundle: Bundle, name: &str) -> Self {
+        Self {
+            bundle: Arc::new(bundle),
+            path: name.into(),
+            bytes: Vec::new(),
+            time: Duration::ZERO,
+        }
+    }
+}
+
 /// Words for this node, with the time it took.
 pub struct Prepared {
     pub linked: Linked,

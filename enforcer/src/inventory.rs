@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 use policyc::cluster::{Cluster, Pod};
 
 pub use again::again;
-pub use find::{Wanted, find};
+pub use find::{Wanted, find, find_live};
 pub use node::node_addresses;
 
 use crate::{

@@ -24,6 +24,7 @@ pub mod fleet;
 pub mod flows;
 pub mod inventory;
 pub mod key_sets;
+pub mod kube;
 pub mod netlink;
 pub mod netns;
 pub mod object;

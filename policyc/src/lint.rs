@@ -147,6 +147,19 @@ pub fn faithful(
     Ok(FAITHFUL.iter().flat_map(|lint| lint(&world)).collect())
 }
 
+/// As [`faithful`], for the pods of a node: with the probes that policies close to the kubelet.
+///
+/// # Errors
+/// A value that validation should have refused.
+pub fn of_node(
+    loaded: &Loaded,
+    catch_all_deny: CatchAllDeny,
+) -> Result<Vec<Diagnostic>, ResolveError> {
+    let world = World::new(loaded, catch_all_deny)?;
+    let lints = FAITHFUL.iter().chain([&(probes::lint as Lint)]);
+    Ok(lints.flat_map(|lint| lint(&world)).collect())
+}
+
 /// A value that cannot be compiled, as a diagnostic about its policy.
 pub fn unresolved(loaded: &Loaded, error: &ResolveError) -> Diagnostic {
     let policies = loaded.cluster.policies.iter();

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
     sync::{Arc, Mutex},
 };
@@ -18,6 +18,7 @@ use enforcer_ebpf::{
     words::{Words as _, header},
 };
 use futures_util::FutureExt;
+use policyc::{bundle::Bundle, cluster::Cluster};
 use tokio::{net::UnixListener, runtime::Handle};
 
 use super::{Agent, HookChoice, Hooks, OrderError, State, take_up::take_up, takeover::Takeover};
@@ -31,6 +32,7 @@ use crate::{
     flows::{FlowsError, OutFlows, datagrams::DatagramFlows, denied::Exempt},
     inventory::{self, Inventory, InventoryError, Wanted},
     key_sets::{Fetcher, Freshness},
+    kube::{self, Health},
     netlink::{self, NetlinkError},
     netns::{Netns, NetnsError},
     object::{self, Object, ObjectError, Room, take},
@@ -55,8 +57,8 @@ use crate::{
 /// What the agent is started with.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// The bundle to begin with.
-    pub bundle: Fetched,
+    /// The bundle to begin with; `None` where policies come from the cluster.
+    pub bundle: Option<Fetched>,
     pub inventory: Vec<PathBuf>,
     pub mesh: Option<PathBuf>,
     pub wanted: Wanted,
@@ -89,6 +91,14 @@ pub struct Options {
     pub bpf_log: bool,
 }
 
+/// What the API server has told of, in the place of files.
+pub struct Given {
+    pub cluster: Cluster,
+    /// `None`: policies come from a bundle all the same.
+    pub policies: Option<Bundle>,
+    pub health: Arc<Health>,
+}
+
 /// A running agent, with what its tasks need.
 pub struct Running {
     pub agent: Arc<Agent>,
@@ -115,6 +125,8 @@ pub enum StartError {
          sits in a pod's namespace otherwise, the pod may take away"
     )]
     NoInside,
+    #[error("neither a bundle nor a cluster has policies to begin with")]
+    NoPolicies,
     #[error("told to stop before it was ready")]
     Stopped,
     #[error(transparent)]
@@ -165,6 +177,7 @@ pub enum StartError {
 /// may begin. Must be called within a tokio runtime.
 pub async fn start(
     options: &Options,
+    given: Option<Given>,
     stop: impl Future<Output = ()>,
 ) -> Result<(Running, Lock), StartError> {
     let mut stop = pin!(stop.fuse());
@@ -179,7 +192,7 @@ pub async fn start(
     uplinks::check(&options.settings.trusted_uplinks)?;
     // Nothing is touched before bundle and inventory are known to be good.
     let first = tokio::select! {
-        first = First::read(options) => first?,
+        first = First::of(options, given) => first?,
         () = &mut stop => return Err(StartError::Stopped),
     };
     let found = Found::look(options).await?;
@@ -223,18 +236,37 @@ struct First {
     loaded: apply::Loaded,
     trust: Trust,
     inventory: Inventory,
+    health: Option<Arc<Health>>,
     /// What the table needs, when none is there before.
     needed: Room,
 }
 
 impl First {
-    async fn read(options: &Options) -> Result<Self, StartError> {
+    async fn of(options: &Options, given: Option<Given>) -> Result<Self, StartError> {
         let trust = Trust::open(&options.signature_keys, &options.accepted)?;
-        let Fetched { bytes, name } = options.bundle.clone();
-        let loaded = apply::parse(bytes, &name, &trust)?;
+        let (cluster, policies, health) = match given {
+            Some(given) => (Some(given.cluster), given.policies, Some(given.health)),
+            None => (None, None, None),
+        };
+        let loaded = match (policies, options.bundle.clone()) {
+            (Some(bundle), _) => apply::Loaded::compiled(bundle, kube::source::NAME),
+            (None, Some(Fetched { bytes, name })) => apply::parse(bytes, &name, &trust)?,
+            (None, None) => return Err(StartError::NoPolicies),
+        };
         apply::check_order(&loaded, 0, &trust)?;
-        let cluster = inventory::file::read(&options.inventory, options.mesh.as_deref())?;
-        let inventory = inventory::find(cluster, &options.wanted).await?;
+        let inventory = match cluster {
+            Some(mut cluster) => {
+                if loaded.path != Path::new(kube::source::NAME) {
+                    // Identities are of the mesh that the bundle was compiled for.
+                    cluster.mesh = loaded.bundle.program.mesh.clone();
+                }
+                inventory::find_live(cluster, &options.wanted).await?
+            }
+            None => {
+                let cluster = inventory::file::read(&options.inventory, options.mesh.as_deref())?;
+                inventory::find(cluster, &options.wanted).await?
+            }
+        };
         for (name, reason) in &inventory.lost {
             let pod = format!("{}/{}", name.0, name.1);
             tracing::warn!(pod, %reason, "not enforced");
@@ -248,6 +280,7 @@ impl First {
             loaded,
             trust,
             inventory,
+            health,
             needed: Room {
                 words: u32::try_from(prepared.linked.words.len()).unwrap_or(u32::MAX),
                 records: prepared.linked.words.as_slice().at(header::RECORDS_COUNT),
@@ -346,6 +379,7 @@ async fn bring_up(
         active: arc_swap::ArcSwapOption::empty(),
         reporter,
         proxy: Default::default(),
+        cluster: first.health,
         changes: tokio::sync::watch::Sender::new(0),
         look: Default::default(),
         wanted: options.wanted.clone(),

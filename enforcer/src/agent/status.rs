@@ -14,6 +14,7 @@ use crate::{
         Inventory, LocalPod,
         enrolment::{LeftOut, in_mesh, label_trouble, left_out, unwanted},
     },
+    kube::ClusterStatus,
     proxy_host::{ProxyStatus, Watched},
     report::{counters::HitCount, line},
     state::Past,
@@ -57,6 +58,9 @@ pub struct Status {
     /// Key sets that are fetched for the active policies.
     #[serde(default)]
     pub key_sets: Vec<crate::key_sets::KeySetStatus>,
+    /// How well the API server is followed, where one is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster: Option<ClusterStatus>,
     /// What is judged and not hindered, and for how long.
     pub pauses: Vec<PauseStatus>,
     pub shadow: Option<ShadowStatus>,
@@ -185,7 +189,10 @@ impl Agent {
             }
         });
         let pods: Vec<PodStatus> = guarded.chain(lost).collect();
-        let mut not_ready: Vec<String> = pods.iter().filter_map(PodStatus::trouble).collect();
+        let unheard = self.cluster.iter().flat_map(|cluster| cluster.troubles());
+        let mut not_ready: Vec<String> = unheard
+            .chain(pods.iter().filter_map(PodStatus::trouble))
+            .collect();
         let labels = inventory
             .pods
             .iter()
@@ -248,6 +255,7 @@ impl Agent {
                 accepted: self.trust.accepted(),
             },
             delivery: self.delivery.get().map(|delivery| delivery.status()),
+            cluster: self.cluster.as_ref().map(|cluster| cluster.status()),
             configuration: self.configuration.clone(),
         })
     }

@@ -1,5 +1,6 @@
 //! `enforcer run`: the agent itself.
 
+mod cluster;
 mod proxy;
 pub(super) mod tasks;
 
@@ -15,7 +16,7 @@ use super::{Failure, Format, PlaceArgs, SocketArgs, StateArgs};
 use crate::{
     addresses,
     agent::{
-        HookChoice, Options, Running,
+        Agent, Gather, HookChoice, Options, Running,
         links::{self, Hands},
         start,
     },
@@ -36,7 +37,7 @@ use crate::{
 /// enforced, and a new agent takes over without a gap. `enforcer detach` ends enforcement.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  enforcer run --bundle bundle.bin --inventory manifests/\n  enforcer run --bundle bundle.bin --inventory pods.yaml --interface vbackend --mode audit\n  enforcer run --bundle bundle.bin --inventory manifests/ --require-signature policyc.pub"
+    after_help = "Examples:\n  enforcer run --bundle bundle.bin --inventory manifests/\n  enforcer run --bundle bundle.bin --inventory pods.yaml --interface vbackend --mode audit\n  enforcer run --bundle bundle.bin --inventory manifests/ --require-signature policyc.pub\n  enforcer run --kube --policy-source=cluster --node-name worker-1"
 )]
 pub struct Run {
     /// The same options as a YAML mapping; what is given otherwise counts more
@@ -46,7 +47,7 @@ pub struct Run {
     /// or `oci:REGISTRY/REPOSITORY@DIGEST` (`oci+http:` without TLS). What is published there later is
     /// taken over
     #[arg(long, value_name = "SOURCE", env = "ENFORCER_BUNDLE")]
-    bundle: delivery::Source,
+    bundle: Option<delivery::Source>,
     /// Seconds between two looks at a registry, and before a bundle that was refused is tried again
     #[arg(
         long,
@@ -66,12 +67,15 @@ pub struct Run {
     #[arg(long, value_name = "FILE", env = "ENFORCER_ACCEPTED", default_value = trust::STATE)]
     accepted: PathBuf,
     /// Manifests of namespaces, pods, services and nodes: a file or a folder; repeatable
-    #[arg(long, value_name = "PATH", env = "ENFORCER_INVENTORY", required = true)]
+    #[arg(long, value_name = "PATH", env = "ENFORCER_INVENTORY")]
     inventory: Vec<PathBuf>,
+    #[command(flatten)]
+    cluster: cluster::ClusterArgs,
     /// Istio's MeshConfig
     #[arg(long, value_name = "FILE", env = "ENFORCER_MESH")]
     mesh: Option<PathBuf>,
-    /// Only pods of the inventory that run on this node
+    /// Only pods of the inventory that run on this node. With --kube the default is the variable
+    /// NODE_NAME, and else the host's name
     #[arg(long, value_name = "NAME", env = "ENFORCER_NODE_NAME")]
     node_name: Option<String>,
     /// Police only pods behind these interfaces, and guard the others against spoofing; repeatable
@@ -231,15 +235,40 @@ impl Run {
             })?),
             None => None,
         };
-        let kept = Kept::within(&self.state.folder(&self.socket), &self.bundle);
-        let mut bundles = self.bundles();
-        let first = tokio::select! {
-            first = bundles.first(&kept) => first?,
-            () = signals.wait() => return Err(start::StartError::Stopped.into()),
+        self.cluster.check(
+            self.bundle.is_some(),
+            &self.inventory,
+            &self.require_signature,
+        )?;
+        let node = self.cluster.node(self.node_name.as_deref())?;
+        let asked = Arc::new(metrics::Asked::default());
+        if let Some(listener) = metrics {
+            let served = metrics::serve(listener, asked.clone());
+            tokio::spawn(supervise("metrics", served));
+        }
+        let mut source = self.cluster.source(node.as_deref()).await?;
+        let given = match &mut source {
+            None => None,
+            Some((source, health)) => {
+                asked.follows(health);
+                let first = tokio::select! {
+                    first = source.first() => first?,
+                    () = signals.wait() => return Err(start::StartError::Stopped.into()),
+                };
+                Some(start::Given {
+                    cluster: first.cluster,
+                    policies: first.bundle,
+                    health: health.clone(),
+                })
+            }
         };
-        let (first, refused) = self.acceptable(first, &kept)?;
-        let options = self.options(first);
-        let (running, lock) = start::start(&options, signals.wait()).await?;
+        let delivered = match &self.bundle {
+            None => None,
+            Some(from) => Some(self.delivered(from, &mut signals).await?),
+        };
+        let begins_with = delivered.as_ref().map(|delivered| delivered.first.clone());
+        let options = self.options(begins_with, node);
+        let (running, lock) = start::start(&options, given, signals.wait()).await?;
         let Running {
             agent,
             events,
@@ -259,18 +288,16 @@ impl Run {
         if let Some(log) = log {
             tokio::spawn(supervise("log", events::forward(log)));
         }
-        if let Some(listener) = metrics {
-            let served = metrics::serve(listener, agent.clone());
-            tokio::spawn(supervise("metrics", served));
+        asked.runs(&agent);
+        if let Some((source, _)) = source {
+            let gather = Arc::new(Gather::default());
+            let (told, following) = (gather.clone(), agent.clone());
+            tokio::spawn(async move { told.follow(following).await });
+            tokio::spawn(supervise("cluster", source.follow(agent.clone(), gather)));
         }
-        let delivery = Arc::new(Delivery::of(&self.bundle, &options.bundle));
-        let delivery = agent.delivery.get_or_init(|| delivery).clone();
-        match &refused {
-            Some((fetched, why)) => delivery.refused(fetched, why.clone()),
-            None if !self.bundle.is_file() => kept.write(&options.bundle),
-            None => {}
+        if let Some(delivered) = delivered {
+            delivered.follow(agent.clone());
         }
-        tokio::spawn(delivery::follow(bundles, agent.clone(), delivery, kept));
         let fetching = agent.clone();
         tokio::spawn(async move { fetching.fetch_keys().await });
         tokio::spawn(clean(agent.clone()));
@@ -321,25 +348,44 @@ impl Run {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn bundles(&self) -> Watch {
+    /// The bundle to begin with: what has come, or where that is refused what came before it, if it
+    /// came over the network. A file that is refused is an error.
+    async fn delivered(
+        &self,
+        from: &delivery::Source,
+        signals: &mut Signals,
+    ) -> Result<Delivered, Failure> {
+        let kept = Kept::within(&self.state.folder(&self.socket), from);
         let credentials = self.bundle_credentials.clone();
         let options = delivery::Options {
             poll: std::time::Duration::from_secs(self.bundle_poll),
             credentials: credentials.map(|path| delivery::Credentials { path }),
         };
-        Watch::of(self.bundle.clone(), &options)
+        let mut bundles = Watch::of(from.clone(), &options);
+        let first = tokio::select! {
+            first = bundles.first(&kept) => first?,
+            () = signals.wait() => return Err(start::StartError::Stopped.into()),
+        };
+        let (first, refused) = match from.is_file() {
+            true => (first, None),
+            false => self.acceptable(first, &kept)?,
+        };
+        Ok(Delivered {
+            status: Arc::new(Delivery::of(from, &first)),
+            from_file: from.is_file(),
+            kept,
+            bundles,
+            first,
+            refused,
+        })
     }
 
-    /// The bundle to begin with: what has come, or where that is refused what came before it, if it
-    /// came over the network. A file that is refused is an error.
+    /// What has come over the network, or what had come before it.
     fn acceptable(
         &self,
         first: Fetched,
         kept: &Kept,
     ) -> Result<(Fetched, Option<(Fetched, String)>), Failure> {
-        if self.bundle.is_file() {
-            return Ok((first, None));
-        }
         let trust = trust::Trust::open(&self.require_signature, &self.accepted)?;
         let check = |fetched: &Fetched| {
             let loaded = apply::parse(fetched.bytes.clone(), &fetched.name, &trust)?;
@@ -356,13 +402,13 @@ impl Run {
         }
     }
 
-    fn options(&self, bundle: Fetched) -> Options {
+    fn options(&self, bundle: Option<Fetched>, node: Option<String>) -> Options {
         Options {
             bundle,
             inventory: self.inventory.clone(),
             mesh: self.mesh.clone(),
             wanted: Wanted {
-                node: self.node_name.clone(),
+                node,
                 interfaces: self.interface.clone(),
             },
             settings: Settings {
@@ -398,6 +444,29 @@ impl Run {
             capacity: self.capacity,
             bpf_log: self.bpf_log,
         }
+    }
+}
+
+/// What a bundle's source has brought at first, and will bring.
+struct Delivered {
+    from_file: bool,
+    kept: Kept,
+    bundles: Watch,
+    first: Fetched,
+    /// What came and is not what the agent begins with, with the reason.
+    refused: Option<(Fetched, String)>,
+    status: Arc<Delivery>,
+}
+
+impl Delivered {
+    fn follow(self, agent: Arc<Agent>) {
+        let status = agent.delivery.get_or_init(|| self.status).clone();
+        match &self.refused {
+            Some((fetched, why)) => status.refused(fetched, why.clone()),
+            None if !self.from_file => self.kept.write(&self.first),
+            None => {}
+        }
+        tokio::spawn(delivery::follow(self.bundles, agent, status, self.kept));
     }
 }
 

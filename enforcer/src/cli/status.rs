@@ -1,5 +1,7 @@
 //! `enforcer status`: what the agent is doing.
 
+mod cluster;
+
 use std::{fmt::Write, process::ExitCode};
 
 use clap::Args;
@@ -99,6 +101,9 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
         table.words, table.capacity_words, table.scopes, table.source_classes, table.addresses
     )?;
     trusted(status, &mut out)?;
+    if let Some(followed) = &status.cluster {
+        cluster::write(followed, &mut out)?;
+    }
     unusual(status, &mut out)?;
     for trouble in &status.not_ready {
         writeln!(out, "NOT READY {trouble}")?;

@@ -76,6 +76,20 @@ pub async fn find(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, Invent
     })
 }
 
+/// As [`find`], among pods that come and go: what is wrong with one of them is that pod's alone, and a
+/// node may have none.
+pub async fn find_live(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, InventoryError> {
+    let handle = netlink::connect(&Netns::current()?)?;
+    let nothing = Inventory {
+        cluster: Arc::new(cluster),
+        node_addresses: node_addresses(&handle).await?,
+        ..Inventory::default()
+    };
+    let cluster = Arc::clone(&nothing.cluster);
+    let found = super::again(&nothing.here(wanted), wanted).await?;
+    Ok(Inventory { cluster, ..found })
+}
+
 fn check(pods: &[LocalPod], wanted: &Wanted) -> Result<(), InventoryError> {
     let mut behind: BTreeMap<&str, &LocalPod> = BTreeMap::new();
     for pod in pods {

@@ -1,8 +1,15 @@
 //! `/metrics` for Prometheus, `/healthz` and `/readyz` for kubelet. Nothing is counted here: a scrape
 //! reads what the kernel, the proxy and the agent have counted.
 
+mod cluster;
+
 use std::{
-    collections::HashMap, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration,
+    collections::HashMap,
+    convert::Infallible,
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,6 +27,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     agent::{Agent, Status},
+    kube::Health,
     proxy::stats::BOUNDS,
 };
 
@@ -36,8 +44,62 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
+/// Who can be asked, as far as they are there.
+#[derive(Default)]
+pub struct Asked {
+    agent: OnceLock<Arc<Agent>>,
+    /// How well the API server is followed.
+    cluster: OnceLock<Arc<Health>>,
+}
+
+impl Asked {
+    pub fn follows(&self, cluster: &Arc<Health>) {
+        self.cluster.get_or_init(|| cluster.clone());
+    }
+
+    /// From now on there is an agent.
+    pub fn runs(&self, agent: &Arc<Agent>) {
+        self.agent.get_or_init(|| agent.clone());
+    }
+
+    /// Why pods of this node are not enforced as they should be.
+    fn unready(&self) -> Option<String> {
+        if let Some(agent) = self.agent.get() {
+            return unready(agent);
+        }
+        let mut text = String::from("starting: what an earlier agent enforced stays in force\n");
+        for line in self
+            .cluster
+            .get()
+            .iter()
+            .flat_map(|cluster| cluster.troubles())
+        {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        Some(text)
+    }
+
+    fn metrics(&self) -> Result<String, String> {
+        let mut registry = Registry::with_prefix("enforcer");
+        if let Some(cluster) = self.cluster.get() {
+            registry.register_collector(Box::new(cluster::Scrape(cluster.clone())));
+        }
+        if let Some(agent) = self.agent.get() {
+            let status = agent.status().map_err(|error| format!("{error}\n"))?;
+            registry.register_collector(Box::new(Scrape {
+                status,
+                agent: Arc::clone(agent),
+            }));
+        }
+        let mut text = String::new();
+        encode(&mut text, &registry).map_err(|error| format!("{error}\n"))?;
+        Ok(text)
+    }
+}
+
 /// Serves until the agent ends.
-pub async fn serve(listener: TcpListener, agent: Arc<Agent>) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, asked: Arc<Asked>) -> io::Result<()> {
     let seats = Arc::new(Semaphore::new(AT_ONCE));
     loop {
         let (stream, _) = match listener.accept().await {
@@ -51,12 +113,12 @@ pub async fn serve(listener: TcpListener, agent: Arc<Agent>) -> io::Result<()> {
         let Ok(seat) = Arc::clone(&seats).try_acquire_owned() else {
             continue;
         };
-        let agent = Arc::clone(&agent);
+        let asked = Arc::clone(&asked);
         tokio::spawn(async move {
             let _seat = seat;
             let service = service_fn(move |request| {
-                let agent = Arc::clone(&agent);
-                async move { Ok::<_, Infallible>(answer(&agent, &request)) }
+                let asked = Arc::clone(&asked);
+                async move { Ok::<_, Infallible>(answer(&asked, &request)) }
             });
             let served = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -70,18 +132,18 @@ pub async fn serve(listener: TcpListener, agent: Arc<Agent>) -> io::Result<()> {
     }
 }
 
-fn answer(agent: &Arc<Agent>, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+fn answer(asked: &Asked, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     if ![Method::GET, Method::HEAD].contains(request.method()) {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "GET only\n".into());
     }
     match request.uri().path() {
         // That it answers says that it lives.
         "/healthz" => plain(StatusCode::OK, "ok\n".into()),
-        "/readyz" => match unready(agent) {
+        "/readyz" => match asked.unready() {
             None => plain(StatusCode::OK, "ok\n".into()),
             Some(why) => plain(StatusCode::SERVICE_UNAVAILABLE, why),
         },
-        "/metrics" => match metrics(agent) {
+        "/metrics" => match asked.metrics() {
             Ok(text) => {
                 let mut response = plain(StatusCode::OK, text);
                 let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -110,6 +172,11 @@ fn unready(agent: &Agent) -> Option<String> {
         Ok(status) => status,
         Err(error) => return Some(format!("{error}\n")),
     };
+    let troubles = agent.cluster.iter().flat_map(|cluster| cluster.troubles());
+    let troubles: String = troubles.map(|line| format!("{line}\n")).collect();
+    if !troubles.is_empty() {
+        return Some(troubles);
+    }
     let lost = agent.lost();
     if !lost.is_empty() {
         return Some(format!("not enforced: {}\n", lost.join(", ")));
@@ -119,18 +186,6 @@ fn unready(agent: &Agent) -> Option<String> {
         (Some(pod), None) => Some(format!("{} needs the proxy, and none runs\n", pod.name)),
         _ => None,
     }
-}
-
-fn metrics(agent: &Arc<Agent>) -> Result<String, String> {
-    let status = agent.status().map_err(|error| format!("{error}\n"))?;
-    let mut registry = Registry::with_prefix("enforcer");
-    registry.register_collector(Box::new(Scrape {
-        status,
-        agent: Arc::clone(agent),
-    }));
-    let mut text = String::new();
-    encode(&mut text, &registry).map_err(|error| format!("{error}\n"))?;
-    Ok(text)
 }
 
 /// What is counted at the moment of a scrape.

@@ -194,7 +194,7 @@ impl Loader<'_> {
 }
 
 /// What an object turned out to be.
-#[derive(Clone)]
+#[derive(Clone, PartialEq)]
 pub(super) enum Object {
     Policy(ast::AuthorizationPolicy),
     RequestAuthentication(ast::RequestAuthentication),

@@ -145,6 +145,16 @@ impl Sources {
         id
     }
 
+    /// Lets go of all texts. Documents stay, and are nowhere.
+    pub(super) fn forget_texts(&mut self) {
+        for file in &mut self.files {
+            (file.text, file.lines) = (Arc::default(), OnceLock::new());
+        }
+        for document in &mut self.documents {
+            document.bytes = 0..0;
+        }
+    }
+
     /// Adds everything of another one behind its own.
     pub(super) fn append(&mut self, other: &Self) {
         let files = self.files.len();

@@ -12,10 +12,9 @@ use super::{
     Input, Loaded,
     input::{self, Found, Text},
     loader::Loader,
-    objects::Object,
-    sources::Sources,
+    part::Part,
 };
-use crate::diagnostic::{At, Diagnostic};
+use crate::diagnostic::Diagnostic;
 
 /// A file whose last change is so near to when it was read may have changed after it without a sign:
 /// clocks of file systems tick this seldom at most.
@@ -57,20 +56,6 @@ struct Metadata {
     modified: Option<SystemTime>,
     /// Inode, and when anything about it changed; 0 where there is no such thing.
     inode: (u64, i64, i64),
-}
-
-/// What one file came to by itself: objects and diagnostics by the number of their document in it.
-struct Part {
-    sources: Sources,
-    objects: Vec<(At, Object)>,
-    found: Vec<Diagnostic>,
-    skipped: BTreeMap<String, u32>,
-}
-
-impl std::fmt::Debug for Part {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Part({} objects)", self.objects.len())
-    }
 }
 
 impl Watched {
@@ -274,47 +259,4 @@ fn inode(metadata: &fs::Metadata) -> (u64, i64, i64) {
 #[cfg(not(unix))]
 fn inode(_: &fs::Metadata) -> (u64, i64, i64) {
     (0, 0, 0)
-}
-
-impl Part {
-    fn read(text: Text) -> Self {
-        let mut loader = Loader::default();
-        loader.manifests(text);
-        loader.flush();
-        Self {
-            sources: loader.loaded.sources,
-            objects: loader.objects,
-            found: loader.found,
-            skipped: loader.loaded.cluster.skipped,
-        }
-    }
-
-    /// Nothing else decides what a file comes to; what could not be read is always new.
-    fn same_text(&self, other: &Self) -> bool {
-        let text = |part: &Self| part.sources.text(0).to_owned();
-        self.found.is_empty() && other.found.is_empty() && text(self) == text(other)
-    }
-}
-
-impl Loader<'_> {
-    /// Takes what a file came to, as if it were read here and now.
-    fn part(&mut self, part: &Part) {
-        let by = u32::try_from(self.loaded.sources.len()).unwrap_or(u32::MAX);
-        let later = |at: &At| {
-            let mut at = at.clone();
-            at.document.0 += by;
-            at
-        };
-        self.loaded.sources.append(&part.sources);
-        let objects = part.objects.iter();
-        self.objects
-            .extend(objects.map(|(at, object)| (later(at), object.clone().later(by))));
-        self.found.extend(part.found.iter().map(|found| Diagnostic {
-            at: later(&found.at),
-            ..found.clone()
-        }));
-        for (kind, count) in &part.skipped {
-            *self.loaded.cluster.skipped.entry(kind.clone()).or_default() += count;
-        }
-    }
 }

@@ -1,0 +1,137 @@
+//! The cluster's policies, compiled: by policyc, as `policyc compile` would. One error, and the
+//! policies before stay in force.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
+
+use policyc::{
+    ast::{AuthorizationPolicy, RequestAuthentication},
+    bundle::{self, Bundle},
+    cluster::{Cluster, Mesh, ProviderKind},
+    compile::compile,
+    diagnostic::{Code, Severity},
+    inventory::Inventory,
+    lint,
+    options::CatchAllDeny,
+    read::{Loaded, live},
+};
+
+use super::health::Compiled;
+
+/// What compiling came to.
+#[derive(Debug)]
+pub struct Outcome {
+    /// `None`: the errors say why.
+    pub bundle: Option<Bundle>,
+    pub report: Compiled,
+    /// The cluster that was compiled.
+    pub cluster: Cluster,
+}
+
+/// Compiles what was read. `errors` were found in reading it.
+pub fn run(loaded: Loaded, errors: Vec<String>, catch_all_deny: CatchAllDeny) -> Outcome {
+    let began = Instant::now();
+    let mut report = Compiled {
+        policies: loaded.cluster.policies.len() + loaded.cluster.request_authentications.len(),
+        errors,
+        ..Compiled::default()
+    };
+    if report.errors.is_empty() {
+        look(&loaded, catch_all_deny, &mut report);
+    }
+    let mut bundle = None;
+    if report.errors.is_empty() {
+        match sealed(&loaded, catch_all_deny) {
+            Ok(sealed) => bundle = Some(sealed),
+            Err(error) => report.errors.push(error),
+        }
+    }
+    report.took = began.elapsed();
+    Outcome {
+        bundle,
+        report,
+        cluster: loaded.cluster,
+    }
+}
+
+/// What would not do here what it does under Istio, and the probes that policies close.
+pub fn look(loaded: &Loaded, catch_all_deny: CatchAllDeny, report: &mut Compiled) {
+    let found = match lint::of_node(loaded, catch_all_deny) {
+        Ok(found) => found,
+        Err(error) => vec![lint::unresolved(loaded, &error)],
+    };
+    for found in found {
+        let line = live::line(&found, loaded.sources.file_name_of(found.at.document));
+        match found.severity {
+            Severity::Error => report.errors.push(line),
+            _ if found.code == Code::ProbesBlocked => report.notes.push(line),
+            // Whoever writes policies asks `policyc check`.
+            Severity::Warning | Severity::Note => {}
+        }
+    }
+}
+
+/// As bytes and back, so that it has the hash that a bundle of these policies has.
+fn sealed(loaded: &Loaded, catch_all_deny: CatchAllDeny) -> Result<Bundle, String> {
+    let program = compile(loaded, catch_all_deny, &BTreeMap::new())
+        .map_err(|error| live::line(&lint::unresolved(loaded, &error), ""))?;
+    let bytes = bundle::write(&program, &Inventory::default(), 0);
+    bytes
+        .and_then(|bytes| bundle::read(&bytes))
+        .map_err(|error| error.to_string())
+}
+
+/// What the policies in force were compiled from. The mesh's trust domain is part of every identity,
+/// and changes with them alone.
+#[derive(Clone, Default, Debug)]
+pub struct InForce {
+    mesh: Mesh,
+    policies: Vec<AuthorizationPolicy>,
+    request_authentications: Vec<RequestAuthentication>,
+}
+
+impl InForce {
+    pub fn of(cluster: &Cluster) -> Self {
+        Self {
+            mesh: cluster.mesh.clone(),
+            policies: cluster.policies.clone(),
+            request_authentications: cluster.request_authentications.clone(),
+        }
+    }
+
+    /// Puts them into a cluster, in the place of those that are not in force.
+    pub fn put_into(&self, cluster: &mut Cluster) {
+        cluster.mesh.clone_from(&self.mesh);
+        cluster.policies.clone_from(&self.policies);
+        cluster
+            .request_authentications
+            .clone_from(&self.request_authentications);
+    }
+}
+
+/// Namespaces of the Services that the agent itself asks: authorizers, and sources of keys.
+pub fn asked(cluster: &Cluster) -> BTreeSet<String> {
+    let providers = cluster.mesh.extension_providers.iter();
+    let authorizers = providers.filter_map(|provider| match &provider.kind {
+        ProviderKind::ExtAuthzGrpc(authorizer) | ProviderKind::ExtAuthzHttp(authorizer) => {
+            Some(authorizer.service.as_str())
+        }
+        ProviderKind::Other => None,
+    });
+    let rules = cluster.request_authentications.iter();
+    let sources = rules
+        .flat_map(|written| &written.jwt_rules)
+        .filter_map(|rule| rule.jwks_uri.as_deref());
+    let hosts = sources.filter_map(|uri| {
+        let (_, rest) = uri.split_once("://")?;
+        rest.split(['/', ':', '?']).next()
+    });
+    // `NAMESPACE/HOST` is another way to name a provider's service.
+    let namespace = |host: &str| {
+        let host = host.rsplit('/').next().unwrap_or(host);
+        host.split('.').nth(1).map(str::to_owned)
+    };
+    authorizers.chain(hosts).filter_map(namespace).collect()
+}

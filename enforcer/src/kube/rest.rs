@@ -1,0 +1,149 @@
+//! Everything but the pods: few objects, of which each change is looked at as a whole.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use policyc::{
+    cluster::Pod,
+    diagnostic::{Diagnostic, Severity},
+    read::{Loaded, live},
+};
+
+use super::{follow::Seen, health::Health, kind::Kind, wire};
+use crate::inventory::PodName;
+
+/// The objects of all kinds but pods.
+#[derive(Debug)]
+pub struct Rest {
+    objects: live::Objects,
+    /// Names by kind, with the number of the list that each was last seen in.
+    known: BTreeMap<Kind, Names>,
+    health: Arc<Health>,
+    changed: bool,
+    policies_changed: bool,
+}
+
+#[derive(Default, Debug)]
+struct Names {
+    list: u32,
+    names: BTreeMap<PodName, u32>,
+}
+
+impl Rest {
+    pub fn new(health: Arc<Health>) -> Self {
+        Self {
+            objects: live::Objects::default(),
+            known: BTreeMap::new(),
+            health,
+            changed: false,
+            policies_changed: false,
+        }
+    }
+
+    pub fn begin(&mut self, kind: Kind) {
+        self.known.entry(kind).or_default().list += 1;
+    }
+
+    pub fn now(&mut self, kind: Kind, seen: &Seen) {
+        let names = self.known.entry(kind).or_default();
+        names.names.insert(seen.name.clone(), names.list);
+        let key = key(kind, &seen.name);
+        let file = file(&seen.name);
+        if kind == Kind::Mesh {
+            return self.mesh(&file, &seen.json);
+        }
+        let mut object = live::Object::read(&file, &seen.json, (&seen.of.0, seen.of.1));
+        let errors = object.errors();
+        // A policy that is wrong must be known to be there: it keeps the ones before in force. Of
+        // others what was known of it before is better than nothing.
+        let usable = errors.is_empty() || kind.is_policy();
+        self.health
+            .wrong(&key, if kind.is_policy() { Vec::new() } else { errors });
+        if !kind.is_policy() {
+            // Nodes alone would be hundreds of megabytes.
+            object.forget_text();
+        }
+        if usable && self.objects.put(key, object) {
+            self.note(kind);
+        }
+    }
+
+    pub fn gone(&mut self, kind: Kind, name: &PodName) {
+        let names = self.known.entry(kind).or_default();
+        if names.names.remove(name).is_none() {
+            return;
+        }
+        let key = key(kind, name);
+        self.health.wrong(&key, Vec::new());
+        match kind {
+            Kind::Mesh => self.objects.set_mesh("", None),
+            _ => self.objects.remove(&key),
+        };
+        self.note(kind);
+    }
+
+    /// What the list has not named is gone.
+    pub fn end(&mut self, kind: Kind) {
+        let names = self.known.entry(kind).or_default();
+        let unnamed = names.names.iter().filter(|(_, list)| **list != names.list);
+        let gone: Vec<PodName> = unnamed.map(|(name, _)| name.clone()).collect();
+        for name in gone {
+            self.gone(kind, &name);
+        }
+    }
+
+    pub fn count(&self, kind: Kind) -> usize {
+        self.known.get(&kind).map_or(0, |names| names.names.len())
+    }
+
+    /// Whether anything has changed since this was last asked, and whether a policy has.
+    pub fn take_changed(&mut self) -> (bool, bool) {
+        let take = std::mem::take::<bool>;
+        (take(&mut self.changed), take(&mut self.policies_changed))
+    }
+
+    pub fn is_changed(&self) -> bool {
+        self.changed
+    }
+
+    /// The cluster, with these pods and no others, and the errors in it.
+    pub fn load<'a>(&self, pods: impl Iterator<Item = &'a Pod>) -> (Loaded, Vec<String>) {
+        let (mut loaded, found) = self.objects.load();
+        loaded.cluster.pods = pods.cloned().collect();
+        let errors = found
+            .iter()
+            .filter(|found| found.severity == Severity::Error);
+        let line =
+            |error: &Diagnostic| live::line(error, loaded.sources.file_name_of(error.at.document));
+        let errors = errors.map(line).collect();
+        (loaded, errors)
+    }
+
+    /// The ConfigMap's text. Without one, Istio's own defaults hold.
+    fn mesh(&mut self, file: &str, json: &str) {
+        let text = match wire::mesh(json) {
+            Ok(text) => text,
+            // Not a MeshConfig: it is found to be wrong with the policies.
+            Err(error) => Some(format!("the ConfigMap cannot be read: {error}")),
+        };
+        if self.objects.set_mesh(file, text) {
+            self.note(Kind::Mesh);
+        }
+    }
+
+    fn note(&mut self, kind: Kind) {
+        self.changed = true;
+        self.policies_changed |= kind.is_policy();
+    }
+}
+
+fn key(kind: Kind, name: &PodName) -> String {
+    format!("{}/{}/{}", kind.singular(), name.0, name.1)
+}
+
+/// What diagnostics call an object's file.
+pub fn file(name: &PodName) -> String {
+    match name.0.as_str() {
+        "" => format!("kube:{}", name.1),
+        namespace => format!("kube:{namespace}/{}", name.1),
+    }
+}

@@ -1,0 +1,335 @@
+//! All kinds together: at first until the cluster is known, then as changes for the agent.
+//!
+//! Pods' changes go to the agent as they come. Policies are compiled beside that, one compilation at
+//! a time: neither a wrong policy nor a slow compilation keeps a pod waiting.
+
+use std::{
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ::kube::Client;
+use policyc::{bundle::Bundle, cluster::Cluster, options::CatchAllDeny};
+use tokio::{
+    sync::{Notify, mpsc},
+    task::{JoinError, JoinHandle},
+};
+
+use super::{
+    follow::{Follower, News, Pace},
+    health::Health,
+    kind::{Kind, MeshPlace},
+    pods::Pods,
+    policies::{self, InForce, Outcome},
+    rest::Rest,
+};
+use crate::{
+    agent::{Agent, Gather},
+    world::Changes,
+};
+
+/// News that wait for each other: a reader that is ahead of the agent is held up.
+const WAITING_MAX: usize = 1024;
+/// Least time between two looks at policies that have not changed themselves.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// What to follow, and how.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Of the node that the agent runs on.
+    pub node: String,
+    /// Policies come from the cluster, too.
+    pub policies: bool,
+    pub mesh: MeshPlace,
+    pub catch_all_deny: CatchAllDeny,
+    pub pace: Pace,
+}
+
+/// What an agent begins with.
+#[derive(Debug)]
+pub struct First {
+    pub cluster: Cluster,
+    /// `None` where policies come from elsewhere.
+    pub bundle: Option<Bundle>,
+}
+
+/// The cluster, followed.
+pub struct Source {
+    settings: Settings,
+    health: Arc<Health>,
+    news: mpsc::Receiver<(Kind, News)>,
+    /// Has the pods listed once more.
+    again: Arc<Notify>,
+    pods: Pods,
+    rest: Rest,
+    in_force: InForce,
+    /// Hash of the policies in force.
+    hash: Option<String>,
+    compiling: Option<JoinHandle<Outcome>>,
+    /// Policies have changed since they were last compiled.
+    stale: bool,
+    /// What policies speak about has changed since.
+    moved: bool,
+    looked: Instant,
+}
+
+impl Source {
+    /// Begins to follow. Must be called within a tokio runtime.
+    pub fn start(client: &Client, settings: Settings, health: Arc<Health>) -> Self {
+        let (out, news) = mpsc::channel(WAITING_MAX);
+        let again = Arc::new(Notify::new());
+        for kind in Kind::wanted(settings.policies) {
+            let follower = Follower::new(
+                client.clone(),
+                kind,
+                settings.mesh.clone(),
+                settings.pace,
+                Arc::clone(&health),
+                out.clone(),
+            );
+            let follower = match kind {
+                Kind::Pods => follower.listing_at(Arc::clone(&again)),
+                _ => follower,
+            };
+            tokio::spawn(follower.run());
+        }
+        Self {
+            pods: Pods::new(&settings.node),
+            rest: Rest::new(Arc::clone(&health)),
+            settings,
+            health,
+            news,
+            again,
+            in_force: InForce::default(),
+            hash: None,
+            compiling: None,
+            stale: false,
+            moved: false,
+            looked: Instant::now(),
+        }
+    }
+
+    /// Waits until every kind is known and the policies have been compiled.
+    pub async fn first(&mut self) -> io::Result<First> {
+        let mut told = None;
+        loop {
+            while !self.health.is_complete() {
+                self.hear().await?;
+            }
+            let mut bundle = None;
+            let (_, policies) = self.rest.take_changed();
+            let (mut loaded, errors) = self.rest.load(self.pods.local());
+            if self.settings.policies {
+                if self.pods.ask(policies::asked(&loaded.cluster)) {
+                    // With their labels, before anybody relies on them.
+                    self.again.notify_one();
+                }
+                let catch_all_deny = self.settings.catch_all_deny;
+                let run = move || policies::run(loaded, errors, catch_all_deny);
+                let outcome = tokio::task::spawn_blocking(run).await?;
+                self.health.compiled(outcome.report.clone());
+                let Some(compiled) = outcome.bundle else {
+                    if policies || told.is_none() {
+                        say(
+                            &outcome.report.errors,
+                            "and nothing is in force before them",
+                        );
+                        told = Some(());
+                    }
+                    while !self.rest.is_changed() {
+                        self.hear().await?;
+                    }
+                    continue;
+                };
+                self.in_force = InForce::of(&outcome.cluster);
+                self.hash = Some(compiled.hash.clone());
+                bundle = Some(compiled);
+                loaded = policyc::read::Loaded {
+                    cluster: outcome.cluster,
+                    ..Default::default()
+                };
+            }
+            let mut cluster = loaded.cluster;
+            cluster.pods.clear();
+            self.pods.take_changes().apply(&mut cluster);
+            return Ok(First { cluster, bundle });
+        }
+    }
+
+    /// Tells the agent of changes. Ends only when nothing can be followed any more.
+    pub async fn follow(mut self, agent: Arc<Agent>, gather: Arc<Gather>) -> io::Result<()> {
+        if !self.settings.policies {
+            self.in_force = InForce::of(&Cluster {
+                mesh: agent.mesh(),
+                ..Cluster::default()
+            });
+        }
+        loop {
+            self.turn(&gather);
+            let look_at = tokio::time::Instant::from_std(self.looked + LOOK);
+            let idle = self.compiling.is_none();
+            tokio::select! {
+                news = self.news.recv() => {
+                    self.take(news.ok_or_else(ended)?);
+                    self.take_waiting();
+                }
+                Some(outcome) = wait(&mut self.compiling) => {
+                    self.compiling = None;
+                    self.outcome(outcome?, &agent, &gather).await?;
+                }
+                () = tokio::time::sleep_until(look_at), if idle && (self.stale || self.moved) => {
+                    self.compile();
+                }
+            }
+        }
+    }
+
+    /// Hands on what has come, and has policies compiled that have changed.
+    fn turn(&mut self, gather: &Gather) {
+        gather.tell(self.pods.take_changes());
+        let (changed, policies) = self.rest.take_changed();
+        if changed {
+            // Namespaces, Services and nodes count at once; policies and the mesh when they are
+            // compiled.
+            let (loaded, _) = self.rest.load(std::iter::empty());
+            let mut cluster = loaded.cluster;
+            self.in_force.put_into(&mut cluster);
+            gather.tell(rest(cluster));
+        }
+        if !self.settings.policies {
+            return;
+        }
+        self.moved |= changed || self.pods.take_local_changed();
+        self.stale |= policies;
+        if policies && self.compiling.is_none() {
+            self.compile();
+        }
+    }
+
+    fn compile(&mut self) {
+        (self.stale, self.moved, self.looked) = (false, false, Instant::now());
+        let (loaded, errors) = self.rest.load(self.pods.local());
+        let catch_all_deny = self.settings.catch_all_deny;
+        let run = move || policies::run(loaded, errors, catch_all_deny);
+        self.compiling = Some(tokio::task::spawn_blocking(run));
+    }
+
+    async fn outcome(
+        &mut self,
+        outcome: Outcome,
+        agent: &Arc<Agent>,
+        gather: &Gather,
+    ) -> io::Result<()> {
+        let Outcome {
+            bundle,
+            mut report,
+            mut cluster,
+        } = outcome;
+        cluster.pods.clear();
+        if let Some(bundle) = bundle.filter(|bundle| Some(&bundle.hash) != self.hash.as_ref()) {
+            if self.pods.ask(policies::asked(&cluster)) {
+                self.again.notify_one();
+            }
+            let hash = bundle.hash.clone();
+            let agent = Arc::clone(agent);
+            let load = move || agent.load_compiled(bundle, NAME);
+            match tokio::task::spawn_blocking(load).await? {
+                Ok(_) => {
+                    (self.in_force, self.hash) = (InForce::of(&cluster), Some(hash));
+                    gather.tell(rest(cluster));
+                }
+                Err(error) => {
+                    let error = crate::chain(&error);
+                    report
+                        .errors
+                        .push(format!("this node cannot take them: {error}"));
+                    self.stale = true;
+                }
+            }
+        }
+        say(&report.errors, "and those before them stay in force");
+        self.health.compiled(report);
+        // What has changed in the meantime is compiled next.
+        if self.stale && self.looked.elapsed() >= LOOK {
+            self.compile();
+        }
+        Ok(())
+    }
+
+    async fn hear(&mut self) -> io::Result<()> {
+        let news = self.news.recv().await.ok_or_else(ended)?;
+        self.take(news);
+        self.take_waiting();
+        Ok(())
+    }
+
+    /// What else has come already.
+    fn take_waiting(&mut self) {
+        for _ in 0..WAITING_MAX {
+            let Ok(news) = self.news.try_recv() else {
+                return;
+            };
+            self.take(news);
+        }
+    }
+
+    fn take(&mut self, (kind, news): (Kind, News)) {
+        let ended = matches!(news, News::End);
+        match (kind, news) {
+            (Kind::Pods, News::Begin) => self.pods.begin(),
+            (Kind::Pods, News::Now(seen)) => {
+                let name = format!("Pod/{}/{}", seen.name.0, seen.name.1);
+                self.health.wrong(&name, self.pods.now(&seen));
+            }
+            (Kind::Pods, News::Gone(name)) => {
+                self.health
+                    .wrong(&format!("Pod/{}/{}", name.0, name.1), Vec::new());
+                self.pods.gone(&name);
+            }
+            (Kind::Pods, News::End) => self.pods.end(),
+            (kind, News::Begin) => self.rest.begin(kind),
+            (kind, News::Now(seen)) => self.rest.now(kind, &seen),
+            (kind, News::Gone(name)) => self.rest.gone(kind, &name),
+            (kind, News::End) => self.rest.end(kind),
+        }
+        let count = match kind {
+            Kind::Pods => self.pods.count(),
+            kind => self.rest.count(kind),
+        };
+        self.health.objects(kind, count);
+        if ended {
+            self.health.complete(kind);
+        }
+    }
+}
+
+/// What the agent calls policies that it has compiled itself.
+pub const NAME: &str = "cluster";
+
+fn rest(cluster: Cluster) -> Changes {
+    Changes {
+        rest: Some(Box::new(cluster)),
+        ..Changes::default()
+    }
+}
+
+fn say(errors: &[String], consequence: &str) {
+    if let Some(first) = errors.first() {
+        tracing::error!(
+            errors = errors.len(),
+            "the cluster's policies cannot be compiled, {consequence}: {first}"
+        );
+    }
+}
+
+async fn wait(job: &mut Option<JoinHandle<Outcome>>) -> Option<Result<Outcome, JoinError>> {
+    match job {
+        Some(job) => Some(job.await),
+        None => None,
+    }
+}
+
+fn ended() -> io::Error {
+    io::Error::other("nothing is told of the cluster any more")
+}

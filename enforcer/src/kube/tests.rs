@@ -1,0 +1,1 @@
+//! The follower and the source against a scripted API server.

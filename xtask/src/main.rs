@@ -1,6 +1,7 @@
 //! The project's own tasks: one match, a file a command. Knows how to call the other crates and
 //! nothing of what is in them.
 
+mod apt;
 mod bench;
 mod build;
 mod compile;
@@ -42,7 +43,13 @@ enum Command {
     ///
     /// Looks at what is there, and does nothing when all is. With root on Debian it installs the
     /// rest; elsewhere it says what is missing and how to mend it. The other commands run it first.
-    Setup,
+    Setup {
+        /// A real API server as well, for the tests: built once, in about 6 minutes
+        ///
+        /// One of another version is taken from the folder KUBEBUILDER_ASSETS.
+        #[arg(long)]
+        kube: bool,
+    },
     /// Build the BPF object, then policyc and enforcer in release mode
     Build,
     /// Run everything that CI runs: format, lints, host, kernel and live tests, one VM
@@ -113,7 +120,7 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo { vm } => demo::run(vm),
         Command::Soak { minutes, kills, l7 } => soak::run(minutes, kills, l7),
-        Command::Setup => setup::run(),
+        Command::Setup { kube } => setup::run(kube),
         Command::Bench { what, json } => bench::run(what, json),
         Command::Fuzz { seconds } => fuzz::run(seconds),
         Command::Build => build::run(),

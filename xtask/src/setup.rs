@@ -1,6 +1,7 @@
 //! Installs what is needed and not there. Every need is probed at the real thing, a file or a
 //! program's own version, so that nothing is believed from an earlier run.
 
+mod kube;
 mod needs;
 
 use std::{
@@ -10,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{paths, step};
-use needs::{BPF_LINKER, Need};
+use needs::{BPF_LINKER, KUBE_INSTALL, Need};
 
 /// Downloads and builds take this long at most, on a slow line.
 const LIMIT: Duration = Duration::from_secs(1800);
@@ -22,8 +23,12 @@ const LIMIT: Duration = Duration::from_secs(1800);
 ///
 /// # Errors
 /// What is missing, when it cannot be installed here.
-pub fn run() -> Result<()> {
-    let toolchain = ready_for_tests()?;
+pub fn run(kube: bool) -> Result<()> {
+    let toolchain = ready_with_browser()?;
+    if kube {
+        have_kube()?;
+        println!("ready: a real API server");
+    }
     println!("ready: {}", toolchain.name());
     Ok(())
 }
@@ -113,12 +118,20 @@ fn have(missing_now: fn() -> Vec<&'static Need>) -> Result<Toolchain> {
     bail!("installed, but not found afterwards\n{}", advice(&still))
 }
 
-/// As [`ready`], with a browser and with the clients that the proxy is tested with. Where they cannot be
-/// installed their tests say that they are skipped.
+/// As [`ready`], with a browser, an API server and the clients that the proxy is tested with. Where
+/// these cannot be installed their tests say that they are skipped.
 ///
 /// # Errors
 /// What else is missing, when it cannot be installed here.
 pub fn ready_for_tests() -> Result<Toolchain> {
+    let toolchain = ready_with_browser()?;
+    if let Err(error) = have_kube() {
+        println!("no API server, and its tests are skipped: {error:#}");
+    }
+    Ok(toolchain)
+}
+
+fn ready_with_browser() -> Result<Toolchain> {
     let toolchain = ready()?;
     let missing = needs::missing_for_tests();
     if !missing.is_empty() && can_install() {
@@ -171,6 +184,23 @@ pub fn python(folder: &Path, packages: &[&str]) -> Result<()> {
     fs::write(&finished, list).with_context(|| format!("cannot write {}", finished.display()))
 }
 
+/// Installs what tests with a real API server need, where anything of it is missing.
+fn have_kube() -> Result<()> {
+    let missing = needs::missing_for_kube();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    ensure!(can_install(), "{}", advice(&missing));
+    install(&missing)?;
+    let still = needs::missing_for_kube();
+    ensure!(
+        still.is_empty(),
+        "installed, but not found afterwards\n{}",
+        advice(&still)
+    );
+    Ok(())
+}
+
 fn can_install() -> bool {
     rustix::process::geteuid().is_root() && paths::program("apt-get").is_some()
 }
@@ -181,6 +211,10 @@ fn install(missing: &[&Need]) -> Result<()> {
         install_packages(&packages)?;
     }
     for need in missing.iter().filter(|need| need.package.is_none()) {
+        if need.install == KUBE_INSTALL {
+            kube::provide(need.what)?;
+            continue;
+        }
         let title = format!("install {}", need.what);
         let mut words = need.install.split(' ');
         let program = words.next().context("every need can be installed")?;

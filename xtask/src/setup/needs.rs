@@ -3,7 +3,7 @@
 
 use std::{fs, path::Path};
 
-use super::{Toolchain, says};
+use super::{Toolchain, kube, says};
 use crate::paths;
 
 pub const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
@@ -12,6 +12,8 @@ pub const DEBIAN_CLIPPY: &str = "/usr/bin/cargo-clippy";
 /// bpf-linker must be linked with the LLVM that rustc has.
 pub const LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 pub const BPF_LINKER: &str = "bpf-linker 0.13";
+/// How programs of Kubernetes are had.
+pub const KUBE_INSTALL: &str = "cargo xtask setup --kube";
 
 /// Debian's BPF standard library; the file's name ends in a hash.
 const DEBIAN_BPF_CORE: &str = "/usr/lib/rustlib/bpfel-unknown-none/lib";
@@ -44,6 +46,10 @@ enum Part {
     Images,
     /// Only for tests of the proxy with other people's clients, which can be skipped.
     Clients,
+    /// The same: a real API server.
+    Kube,
+    /// Only to build that server.
+    KubeBuild,
 }
 
 const fn package(
@@ -63,12 +69,26 @@ const fn package(
     }
 }
 
+/// A program that is put into the cache, see `kube`.
+const fn of_kubernetes(what: &'static str, is_there: fn() -> bool) -> Need {
+    Need {
+        what,
+        why: FOR_KUBE,
+        package: None,
+        install: KUBE_INSTALL,
+        part: Part::Kube,
+        is_there,
+    }
+}
+
 const FOR_BPF: &str = "to compile the BPF programs";
 const FOR_LINKER: &str = "to build bpf-linker";
 const FOR_NETWORK: &str = "for the tests' network namespaces";
 const FOR_CLIENTS: &str = "to test the proxy with real clients";
 const FOR_PAGE: &str = "to test the page of `policyc graph` in a browser";
 const FOR_IMAGES: &str = "to check the image";
+const FOR_KUBE: &str = "to test with a real API server";
+const FOR_KUBE_BUILD: &str = "to build kube-apiserver";
 const FOR_VM: &str = "to test other kernels in a virtual machine";
 
 const NEEDS: &[Need] = &[
@@ -233,6 +253,28 @@ const NEEDS: &[Need] = &[
         Part::Clients,
         || says("python3", &["-m", "ensurepip", "--version"]).is_some(),
     ),
+    package("go", FOR_KUBE_BUILD, "golang-go", Part::KubeBuild, || {
+        paths::program("go").is_some()
+    }),
+    package("jq", FOR_KUBE_BUILD, "jq", Part::KubeBuild, || {
+        paths::program("jq").is_some()
+    }),
+    package("rsync", FOR_KUBE_BUILD, "rsync", Part::KubeBuild, || {
+        paths::program("rsync").is_some()
+    }),
+    package("make", FOR_KUBE_BUILD, "make", Part::KubeBuild, || {
+        paths::program("make").is_some()
+    }),
+    package(
+        "dpkg-source",
+        FOR_KUBE_BUILD,
+        "dpkg-dev",
+        Part::KubeBuild,
+        || paths::program("dpkg-source").is_some(),
+    ),
+    of_kubernetes("etcd", || kube::program("etcd").is_some()),
+    of_kubernetes("kubectl", || kube::program("kubectl").is_some()),
+    of_kubernetes("kube-apiserver", kube::server_is_there),
     Need {
         what: "rustfmt",
         why: "to check the format",
@@ -271,7 +313,7 @@ fn missing_of(peers: bool) -> Vec<&'static Need> {
             Part::Compiler => compiler,
             Part::Linker => linker,
             Part::Peers => peers,
-            Part::Browser | Part::Clients | Part::Images => false,
+            Part::Browser | Part::Clients | Part::Images | Part::Kube | Part::KubeBuild => false,
         })
         .filter(|need| !(need.is_there)())
         .collect()
@@ -290,6 +332,17 @@ pub fn missing_for_dist() -> Vec<&'static Need> {
     let images = NEEDS.iter().filter(|need| need.part == Part::Images);
     missing.extend(images.filter(|need| !(need.is_there)()));
     missing
+}
+
+/// What the tests with a real API server lack.
+pub fn missing_for_kube() -> Vec<&'static Need> {
+    let build = !kube::server_is_there();
+    let kube = NEEDS.iter().filter(|need| match need.part {
+        Part::Kube => true,
+        Part::KubeBuild => build,
+        _ => false,
+    });
+    kube.filter(|need| !(need.is_there)()).collect()
 }
 
 /// The compiler to use, when nothing is missing.

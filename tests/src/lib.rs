@@ -8,6 +8,7 @@ pub mod frame;
 pub mod generate;
 pub mod http;
 pub mod hygiene;
+pub mod kube;
 pub mod live;
 pub mod netns;
 pub mod prog_run;

@@ -14,6 +14,8 @@ const PICTURE: &str = "tests/figures/cost.svg";
 /// What can be measured.
 #[derive(Clone, Copy, ValueEnum)]
 pub enum What {
+    /// One agent in a large cluster: processor time, memory, how soon news is enforced
+    Agent,
     /// From text to a bundle to an active table, beside nft; requests judged in userspace
     Compile,
     /// Nanoseconds of one decision in the kernel, beside a hash and a prefix lookup
@@ -30,11 +32,19 @@ pub enum What {
 /// When something does not build, cannot run here, or misses its goal.
 pub fn run(what: What, json: Option<PathBuf>) -> Result<()> {
     match what {
+        What::Agent => agent(json),
         What::Compile => compile(json),
         What::Datapath => datapath(json),
         What::L7 => l7(json),
         What::Net => net(json),
     }
+}
+
+fn agent(json: Option<PathBuf>) -> Result<()> {
+    build::bpf(&setup::ready()?)?;
+    let enforcer = release_agent()?;
+    let arguments = [OsStr::new("--enforcer"), enforcer.as_os_str()];
+    program("bench-agent", json, &arguments)
 }
 
 fn compile(json: Option<PathBuf>) -> Result<()> {
@@ -65,10 +75,7 @@ fn net(json: Option<PathBuf>) -> Result<()> {
         &mut programs,
         build::LIMIT,
     )?;
-    let mut agent = build::cargo("build");
-    agent.args(["--release", "--package", "enforcer"]);
-    step::must("build the agent", &mut agent, build::LIMIT)?;
-    let agent = paths::target().join("release/enforcer");
+    let agent = release_agent()?;
     program(
         "bench-net",
         json,
@@ -79,6 +86,14 @@ fn net(json: Option<PathBuf>) -> Result<()> {
             paths::root().join(PICTURE).as_os_str(),
         ],
     )
+}
+
+/// The agent as it is shipped.
+fn release_agent() -> Result<PathBuf> {
+    let mut agent = build::cargo("build");
+    agent.args(["--release", "--package", "enforcer"]);
+    step::must("build the agent", &mut agent, build::LIMIT)?;
+    Ok(paths::target().join("release/enforcer"))
 }
 
 /// Envoy as it is published for Python, which is the handiest way to have the program.

@@ -103,16 +103,7 @@ impl Home {
     /// # Errors
     /// What the agent said when it did not get ready.
     pub fn start(&self, node: &Netns, bundle: &Path, options: &[&str]) -> Result<Agent> {
-        let mut agent = self.spawn(node, bundle, options)?;
-        let mut ended = None;
-        let ready = until(START, || {
-            ended = agent.process.ended().ok().flatten();
-            ended.is_some() || self.call(&["status"]).is_ok_and(|o| o.status.success())
-        });
-        let log = agent.log();
-        ensure!(ended.is_none(), "the agent ended: {ended:?}\n{log}");
-        ensure!(ready, "the agent did not get ready\n{log}");
-        Ok(agent)
+        self.ready(self.spawn(node, bundle, options)?)
     }
 
     /// Starts an agent and does not wait.
@@ -149,28 +140,76 @@ impl Home {
         bundle: &Path,
         options: &[&str],
     ) -> Result<Agent> {
+        let mut command = self.command(bpffs, socket);
+        command
+            .arg("--bundle")
+            .arg(bundle)
+            .arg("--inventory")
+            .arg(self.file("inventory.yaml"))
+            .args(options);
+        self.process(node, &mut command)
+    }
+
+    /// Starts an agent that follows the cluster of a kubeconfig as node `n1`, and does not wait.
+    ///
+    /// # Errors
+    /// When the program cannot be started.
+    pub fn follow(&self, node: &Netns, kubeconfig: &Path, options: &[&str]) -> Result<Agent> {
+        let mut command = self.command(&self.bpffs, &self.file("socket"));
+        command
+            .env("KUBECONFIG", kubeconfig)
+            .args(["--kube", "--policy-source", "cluster", "--node-name", "n1"])
+            .args(options);
+        self.process(node, &mut command)
+    }
+
+    /// Waits until an agent is ready.
+    ///
+    /// # Errors
+    /// What it said when it did not get ready.
+    pub fn ready(&self, agent: Agent) -> Result<Agent> {
+        self.ready_within(START, agent)
+    }
+
+    /// The same, with more patience.
+    ///
+    /// # Errors
+    /// What it said when it did not get ready.
+    pub fn ready_within(&self, limit: Duration, mut agent: Agent) -> Result<Agent> {
+        let mut ended = None;
+        let ready = until(limit, || {
+            ended = agent.process.ended().ok().flatten();
+            ended.is_some() || self.call(&["status"]).is_ok_and(|o| o.status.success())
+        });
+        let log = agent.log();
+        ensure!(ended.is_none(), "the agent ended: {ended:?}\n{log}");
+        ensure!(ready, "the agent did not get ready\n{log}");
+        Ok(agent)
+    }
+
+    fn command(&self, bpffs: &Path, socket: &Path) -> Command {
+        let mut command = Command::new(&self.program);
+        command
+            .arg("run")
+            .arg("--socket")
+            .arg(socket)
+            .arg("--bpffs")
+            .arg(bpffs)
+            .args(["--netns", &self.netns]);
+        command
+    }
+
+    fn process(&self, node: &Netns, command: &mut Command) -> Result<Agent> {
         let log = self.file("agent.log");
         let to_log = fs::OpenOptions::new()
             .create(true)
             .append(true)
             .open(&log)?;
-        let mut command = Command::new(&self.program);
         command
-            .arg("run")
-            .arg("--bundle")
-            .arg(bundle)
-            .arg("--inventory")
-            .arg(self.file("inventory.yaml"))
-            .arg("--socket")
-            .arg(socket)
-            .arg("--bpffs")
-            .arg(bpffs)
-            .args(["--netns", &self.netns])
-            .args(options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(to_log);
-        let process = node.process(&mut command)?;
+        let process = node.process(command)?;
         Ok(Agent { process, log })
     }
 

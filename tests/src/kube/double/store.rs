@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc::UnboundedSender;
 
 /// Events that a watch can go on from.
-const LOG_MAX: usize = 200_000;
+const LOG_MAX: usize = 50_000;
 
 /// Namespace, which may be empty, and name.
 pub type Name = (String, String);

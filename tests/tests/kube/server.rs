@@ -286,3 +286,56 @@ fn a_namespace_is_enrolled_by_its_label() {
     set("policed=no").expect("the server takes it");
     world.becomes("other", Met::Answer, "it is not any more");
 }
+
+#[test]
+fn the_kinds_of_policies_take_what_istio_takes_and_refuse_what_it_refuses() {
+    if !tests::ready::is_root() {
+        return;
+    }
+    let started = Cluster::start("kb-kinds-api").expect("an API server starts");
+    let Some(cluster) = started else {
+        return;
+    };
+    cluster.apply(NOT_OTHER).expect("a policy");
+    let older = NOT_OTHER.replace("security.istio.io/v1", "security.istio.io/v1beta1");
+    cluster
+        .apply(&older)
+        .expect("the same of the older version");
+    let read = |path: &str| {
+        let text = cluster.kubectl(&["get", "authorizationpolicy", "not-other", "-o", path]);
+        text.expect("it is there")
+    };
+    for (good, bad) in [
+        ("action: DENY", "action: MAYBE"),
+        ("source: {", "source: {ipBlocks: 1, "),
+    ] {
+        let error = cluster.apply(&NOT_OTHER.replace(good, bad));
+        let error = format!("{:#}", error.expect_err("it is not in the schema"));
+        assert!(error.contains("not-other"), "it is named: {error}");
+    }
+    assert_eq!(
+        read("jsonpath={.spec.action}"),
+        "DENY",
+        "the one before stays"
+    );
+    // What is in the status is no part of the policy.
+    let path = "/apis/security.istio.io/v1/namespaces/default/authorizationpolicies/not-other";
+    let whole = cluster
+        .kubectl(&["get", "--raw", path])
+        .expect("it is there");
+    let mut whole: Value = serde_json::from_str(&whole).expect("an object");
+    let generation = whole["metadata"]["generation"].clone();
+    whole["status"] = json!({"observedGeneration": 1});
+    cluster
+        .apply(&whole.to_string())
+        .expect("the server takes it");
+    assert_eq!(
+        read("jsonpath={.status}"),
+        "",
+        "apply does not write the status"
+    );
+    assert_eq!(
+        read("jsonpath={.metadata.generation}"),
+        generation.to_string()
+    );
+}

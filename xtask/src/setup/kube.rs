@@ -27,6 +27,13 @@ const SERVER: &str = "kube-apiserver";
 /// What is taken out of a package: the program, and the package's name.
 const PACKAGED: [(&str, &str); 2] = [("etcd", "etcd-server"), ("kubectl", "kubernetes-client")];
 
+/// A part of the server whose copy in the sources reads memory that is not a map's when it is built by
+/// Go 1.18 or later; the package's does not.
+const REPLACED: (&str, &str) = (
+    "github.com/modern-go/reflect2",
+    "golang-github-modern-go-reflect2-dev",
+);
+
 /// On a slow line and a busy machine.
 const LIMIT: Duration = Duration::from_secs(3600);
 
@@ -67,26 +74,31 @@ pub fn provide(name: &str) -> Result<()> {
 }
 
 fn unpack_in(work: &Path, package: &str, program: &Path) -> Result<()> {
-    let apt = PrivateApt::new(work, Kind::Binary, &[SUITE])?;
     let name = program.file_name().unwrap_or_default();
-    let title = format!("download {}", name.display());
-    step::must(&title, &mut apt.command("apt-get", "update"), LIMIT)?;
+    unpack(work, package, &format!("download {}", name.display()))?;
+    fs::rename(work.join("usr/bin").join(name), program)
+        .with_context(|| format!("cannot write {}", program.display()))
+}
+
+/// Unpacks a package into a folder, as it would be installed.
+fn unpack(into: &Path, package: &str, title: &str) -> Result<()> {
+    let apt = PrivateApt::new(into, Kind::Binary, &[SUITE])?;
+    step::must(title, &mut apt.command("apt-get", "update"), LIMIT)?;
     let mut download = apt.command("apt-get", "download");
-    step::must(&title, download.arg(package), LIMIT)?;
-    let file = fs::read_dir(work)?
+    step::must(title, download.arg(package), LIMIT)?;
+    let file = fs::read_dir(into)?
         .flatten()
         .map(|entry| entry.path())
         .find(|path| path.extension().is_some_and(|e| e == "deb"))
         .context("apt downloaded no package")?;
     let mut unpack = Command::new("dpkg-deb");
-    unpack.arg("-x").arg(&file).arg(work);
+    unpack.arg("-x").arg(&file).arg(into);
     ensure!(
         unpack.status()?.success(),
         "cannot unpack {}",
         file.display()
     );
-    fs::rename(work.join("usr/bin").join(name), program)
-        .with_context(|| format!("cannot write {}", program.display()))
+    Ok(())
 }
 
 fn build_in(work: &Path, program: &Path) -> Result<()> {
@@ -103,6 +115,16 @@ fn build_in(work: &Path, program: &Path) -> Result<()> {
     let place = gopath.join("src/k8s.io/kubernetes");
     fs::create_dir_all(place.parent().unwrap_or(&place))?;
     fs::rename(&source, &place).with_context(|| format!("cannot move {}", source.display()))?;
+    let (part, package) = REPLACED;
+    let replacement = work.join("replacement");
+    unpack(&replacement, package, &format!("download {part}"))?;
+    let vendored = place.join("vendor").join(part);
+    remove_dir(&vendored)?;
+    fs::rename(
+        replacement.join("usr/share/gocode/src").join(part),
+        &vendored,
+    )
+    .with_context(|| format!("cannot replace {part}"))?;
     let here = |program: &str| {
         let mut command = Command::new(program);
         command

@@ -104,6 +104,9 @@ enum Command {
         /// Then, let the proxy carry 10 GB of bodies and 10 000 connections, in bounded memory
         #[arg(long)]
         l7: bool,
+        /// The agent follows an API server, whose double breaks off, forgets and goes away
+        #[arg(long)]
+        kube: bool,
     },
     /// Measure, and fail when a stated goal is missed
     Bench {
@@ -119,7 +122,12 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::Demo { vm } => demo::run(vm),
-        Command::Soak { minutes, kills, l7 } => soak::run(minutes, kills, l7),
+        Command::Soak {
+            minutes,
+            kills,
+            l7,
+            kube,
+        } => soak::run(minutes, kills, l7, kube),
         Command::Setup { kube } => setup::run(kube),
         Command::Bench { what, json } => bench::run(what, json),
         Command::Fuzz { seconds } => fuzz::run(seconds),

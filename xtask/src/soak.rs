@@ -20,11 +20,12 @@ const L7: [(&str, &str); 2] = [
 /// How long that may take.
 const L7_LIMIT: Duration = Duration::from_secs(3_600);
 
-/// Soaks a node for so many minutes, then kills its agent so many times, then lets its proxy carry much.
+/// Soaks a node for so many minutes, then kills its agent so many times, then lets its proxy carry
+/// much. With `kube` the agent follows an API server.
 ///
 /// # Errors
 /// When something was not as it must be, or nothing could be run.
-pub fn run(minutes: f64, kills: u32, l7: bool) -> Result<()> {
+pub fn run(minutes: f64, kills: u32, l7: bool, kube: bool) -> Result<()> {
     build::bpf(&setup::ready()?)?;
     let mut programs = build::static_cargo("build");
     programs.args(["--package", "tests", "--bins"]);
@@ -33,6 +34,9 @@ pub fn run(minutes: f64, kills: u32, l7: bool) -> Result<()> {
         let limit = build::LIMIT + Duration::from_secs_f64(minutes * 60.0) + MORE;
         let title = format!("soak for {minutes} minutes");
         let mut soak = command(minutes);
+        if kube {
+            soak.arg("--kube");
+        }
         let done = step::follow(&title, &mut soak, limit, |line| {
             line.starts_with("soak: ").then(|| line.to_owned())
         })?;

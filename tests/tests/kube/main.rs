@@ -30,7 +30,7 @@ const ENFORCER: &str = env!("CARGO_BIN_EXE_enforcer-under-test");
 const PORT: u16 = 8080;
 
 /// How long news may take from the API server to the kernel, on a busy machine.
-const NEWS: Duration = Duration::from_secs(30);
+const NEWS: Duration = Duration::from_secs(60);
 
 /// `other` may not reach `backend`.
 const NOT_OTHER: &str = "

@@ -4,6 +4,7 @@
 //!
 //! Exit status: 0 all was as expected, 1 it was not.
 
+mod followed;
 mod growth;
 mod policies;
 mod world;
@@ -17,6 +18,7 @@ use std::{
 use anyhow::{Result, ensure};
 use clap::Parser;
 
+use followed::Followed;
 use world::World;
 
 /// How long a new state of affairs is looked at, in connections.
@@ -30,6 +32,9 @@ struct Arguments {
     /// What happens is drawn from it; default: another one each time, which is told
     #[arg(long)]
     seed: Option<u64>,
+    /// The agent follows an API server, which is a double
+    #[arg(long)]
+    kube: bool,
 }
 
 fn main() -> ExitCode {
@@ -51,6 +56,9 @@ fn run(arguments: &Arguments) -> Result<()> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let limit = Duration::from_secs_f64(arguments.minutes * 60.0);
     let start = Instant::now();
+    if arguments.kube {
+        return follow(&mut rng, start, limit);
+    }
     let mut world = World::new(&mut rng)?;
     let mut done = BTreeMap::<&str, u32>::new();
     let mut told = Instant::now();
@@ -101,6 +109,53 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let grown = world.settle()?;
     println!("soak: {done:?}; {grown}");
+    judged_both(&done)
+}
+
+/// The same for an agent that follows an API server.
+fn follow(rng: &mut fastrand::Rng, start: Instant, limit: Duration) -> Result<()> {
+    let mut world = Followed::new()?;
+    let mut done = BTreeMap::<&str, u32>::new();
+    let mut told = Instant::now();
+    while start.elapsed() < limit {
+        let what = match rng.u32(0..12) {
+            0..=4 => {
+                world.change_policies(rng)?;
+                "policies changed"
+            }
+            5..=7 => {
+                world.change_pods(rng)?;
+                "pods made and removed"
+            }
+            8..=9 => {
+                world.trouble(rng);
+                world.change_policies(rng)?;
+                "watches cut"
+            }
+            10 => {
+                world.outage(rng)?;
+                "outages"
+            }
+            _ => {
+                world.restart(rng)?;
+                "agents killed"
+            }
+        };
+        *done.entry(what).or_default() += 1;
+        let (allowed, refused) = world.catch_up()?;
+        *done.entry("allowed").or_default() += allowed;
+        *done.entry("refused").or_default() += refused;
+        if told.elapsed() > Duration::from_secs(30) {
+            told = Instant::now();
+            println!("soak: {} s, {done:?}", start.elapsed().as_secs());
+        }
+    }
+    println!("soak: {done:?}; {}", world.told());
+    judged_both(&done)
+}
+
+/// A soak in which everything was allowed, or nothing, has shown nothing.
+fn judged_both(done: &BTreeMap<&str, u32>) -> Result<()> {
     for verdict in ["allowed", "refused"] {
         let count = done.get(verdict).copied().unwrap_or(0);
         ensure!(count > 10, "only {count} connections were {verdict}");

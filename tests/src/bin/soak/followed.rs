@@ -5,7 +5,7 @@
 //! News takes a while, so that a connection may meet what any of the states between the last two
 //! looks says; when the agent has caught up, only the last one.
 
-use std::{collections::BTreeSet, fs, net::IpAddr, path::PathBuf, time::Duration};
+use std::{collections::BTreeSet, fs, net::IpAddr, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
 use fastrand::Rng;

@@ -24,7 +24,7 @@ use std::{
     net::SocketAddr,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -168,12 +168,7 @@ impl Agent {
     /// Makes what was compiled in this process the active bundle; `name` is for reports. It is not
     /// kept, so that no rollback leads to it. Blocks for a grace period.
     pub fn load_compiled(&self, bundle: Bundle, name: &str) -> Result<Arc<Generation>, OrderError> {
-        self.activate(apply::Loaded {
-            bundle: Arc::new(bundle),
-            path: name.into(),
-            bytes: Vec::new(),
-            time: Duration::ZERO,
-        })
+        self.activate(apply::Loaded::compiled(bundle, name))
     }
 
     /// Makes a bundle that was delivered the active one, as [`load`](Self::load) does.
@@ -187,16 +182,23 @@ impl Agent {
     }
 
     fn activate(&self, loaded: apply::Loaded) -> Result<Arc<Generation>, OrderError> {
-        let mut state = self.state();
+        self.activate_in(&mut self.state(), loaded)
+    }
+
+    fn activate_in(
+        &self,
+        state: &mut State,
+        loaded: apply::Loaded,
+    ) -> Result<Arc<Generation>, OrderError> {
         apply::check_order(&loaded, state.kept.newest, &self.trust)?;
         let prepared = apply::link(
             &loaded,
             &state.inventory,
             &self.settings,
-            &self.before(&state),
+            &self.before(state),
             state.tables.capacity(),
         )?;
-        self.publish(&mut state, loaded, prepared)
+        self.publish(state, loaded, prepared)
     }
 
     /// From now on packets from these interfaces, and no others, may speak for pods of other nodes.

@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     pin::pin,
     sync::{Arc, Mutex},
 };
@@ -256,10 +256,8 @@ impl First {
         apply::check_order(&loaded, 0, &trust)?;
         let inventory = match cluster {
             Some(mut cluster) => {
-                if loaded.path != Path::new(kube::source::NAME) {
-                    // Identities are of the mesh that the bundle was compiled for.
-                    cluster.mesh = loaded.bundle.program.mesh.clone();
-                }
+                // Identities are of the mesh that the policies were compiled for.
+                cluster.mesh.clone_from(&loaded.bundle.program.mesh);
                 inventory::find_live(cluster, &options.wanted).await?
             }
             None => {

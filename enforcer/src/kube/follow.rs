@@ -379,6 +379,12 @@ impl Follower {
     }
 
     async fn tell(&self, news: News) -> Result<(), Trouble> {
+        // Not every server heeds a selector.
+        if let (Kind::Mesh, News::Now(Seen { name, .. }) | News::Gone(name)) = (self.kind, &news)
+            && name.1 != self.mesh.name
+        {
+            return Ok(());
+        }
         let told = self.out.send((self.kind, news)).await;
         told.map_err(|_| Trouble::Unheard)
     }

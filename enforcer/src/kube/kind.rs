@@ -90,7 +90,7 @@ impl Kind {
         POLICIES.contains(&self)
     }
 
-    /// Whether a cluster need not have it: it is brought by Istio, or nobody's verdict rests on it.
+    /// Whether a cluster need not have it: Istio brings it.
     pub fn is_optional(self) -> bool {
         !self.group().is_empty()
     }

@@ -122,7 +122,6 @@ impl Source {
             let (mut loaded, errors) = self.rest.load(self.pods.local());
             if self.settings.policies {
                 if self.pods.ask(policies::asked(&loaded.cluster)) {
-                    // With their labels, before anybody relies on them.
                     self.again.notify_one();
                 }
                 let catch_all_deny = self.settings.catch_all_deny;
@@ -178,7 +177,7 @@ impl Source {
                     self.compiling = None;
                     self.outcome(outcome?, &agent, &gather).await?;
                 }
-                () = tokio::time::sleep_until(look_at), if idle && (self.stale || self.moved) => {
+                () = tokio::time::sleep_until(look_at), if idle && self.moved => {
                     self.compile();
                 }
             }
@@ -192,10 +191,7 @@ impl Source {
         if changed {
             // Namespaces, Services and nodes count at once; policies and the mesh when they are
             // compiled.
-            let (loaded, _) = self.rest.load(std::iter::empty());
-            let mut cluster = loaded.cluster;
-            self.in_force.put_into(&mut cluster);
-            gather.tell(rest(cluster));
+            gather.tell(rest(self.cluster(&self.in_force)));
         }
         if !self.settings.policies {
             return;
@@ -205,6 +201,14 @@ impl Source {
         if policies && self.compiling.is_none() {
             self.compile();
         }
+    }
+
+    /// Everything but the pods, with policies that are in force.
+    fn cluster(&self, in_force: &InForce) -> Cluster {
+        let (loaded, _) = self.rest.load(std::iter::empty());
+        let mut cluster = loaded.cluster;
+        in_force.put_into(&mut cluster);
+        cluster
     }
 
     fn compile(&mut self) {
@@ -224,34 +228,38 @@ impl Source {
         let Outcome {
             bundle,
             mut report,
-            mut cluster,
+            cluster,
         } = outcome;
-        cluster.pods.clear();
         if let Some(bundle) = bundle.filter(|bundle| Some(&bundle.hash) != self.hash.as_ref()) {
             if self.pods.ask(policies::asked(&cluster)) {
                 self.again.notify_one();
             }
             let hash = bundle.hash.clone();
             let agent = Arc::clone(agent);
-            let load = move || agent.load_compiled(bundle, NAME);
+            let in_force = InForce::of(&cluster);
+            // The rest may have changed since.
+            let now = self.cluster(&in_force);
+            let load = move || agent.load_with(bundle, NAME, now);
             match tokio::task::spawn_blocking(load).await? {
                 Ok(_) => {
-                    (self.in_force, self.hash) = (InForce::of(&cluster), Some(hash));
-                    gather.tell(rest(cluster));
+                    (self.in_force, self.hash) = (in_force, Some(hash));
+                    // What waits to be made may have the mesh from before.
+                    gather.tell(rest(self.cluster(&self.in_force)));
                 }
                 Err(error) => {
                     let error = crate::chain(&error);
                     report
                         .errors
                         .push(format!("this node cannot take them: {error}"));
-                    self.stale = true;
+                    // What keeps it from doing so may pass.
+                    self.moved = true;
                 }
             }
         }
         say(&report.errors, "and those before them stay in force");
         self.health.compiled(report);
         // What has changed in the meantime is compiled next.
-        if self.stale && self.looked.elapsed() >= LOOK {
+        if self.stale {
             self.compile();
         }
         Ok(())

@@ -241,6 +241,15 @@ impl Collector for Scrape {
             "Seconds since the active table became so",
             age.map_or(0, |age| age.as_secs()),
         )?;
+        let times = status.times;
+        let took = Duration::from_micros(times.read_us + times.link_us + times.publish_us);
+        let mut metric = to.encode_descriptor(
+            "apply_seconds",
+            "How long the last activation took, from its bundle or change to the table",
+            None,
+            MetricType::Gauge,
+        )?;
+        metric.encode_gauge(&took.as_secs_f64())?;
         let words = u64::try_from(status.table.words).unwrap_or(u64::MAX);
         gauge(&mut to, "table_words", "Words of the active table", words)?;
         let policed = status.pods.iter().filter(|pod| pod.enrolled).count();

@@ -1,6 +1,9 @@
 //! Where pods and policies come from: files, or the API server.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::PathBuf,
+    sync::Arc,
+};
 
 use clap::{Args, ValueEnum};
 use policyc::options;
@@ -137,5 +140,75 @@ impl ClusterArgs {
         );
         let source = Source::start(&client, settings, health.clone());
         Ok(Some((source, health)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[arg(long)]
+        bundle: Option<PathBuf>,
+        #[arg(long)]
+        inventory: Vec<PathBuf>,
+        #[arg(long)]
+        require_signature: Vec<PathBuf>,
+        #[command(flatten)]
+        cluster: ClusterArgs,
+    }
+
+    /// What is wrong with these options, if anything.
+    fn check(options: &str) -> Option<String> {
+        let words = std::iter::once("run").chain(options.split_whitespace());
+        let line = Line::try_parse_from(words).expect("options that there are");
+        let keys = &line.require_signature;
+        let checked = line
+            .cluster
+            .check(line.bundle.is_some(), &line.inventory, keys);
+        checked.err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn pods_and_policies_have_one_source_each() {
+        for fine in [
+            "--bundle b --inventory i",
+            "--bundle b --kube",
+            "--bundle b --kube --policy-source bundle --require-signature k",
+            "--kube --policy-source cluster",
+        ] {
+            assert_eq!(check(fine), None, "{fine}");
+        }
+        for (wrong, says) in [
+            ("--bundle b", "--inventory PATH or --kube"),
+            ("--inventory i", "--bundle FILE"),
+            ("--kube", "--bundle FILE"),
+            ("--inventory i --policy-source cluster", "needs --kube"),
+            (
+                "--kube --policy-source cluster --bundle b",
+                "policies have one source",
+            ),
+            ("--kube --bundle b --inventory i", "pods have one source"),
+            (
+                "--kube --policy-source cluster --require-signature k",
+                "--require-signature needs --policy-source=bundle",
+            ),
+        ] {
+            let said = check(wrong).unwrap_or_default();
+            assert!(said.contains(says), "{wrong}: {said}");
+        }
+    }
+
+    #[test]
+    fn a_mesh_config_map_is_named_with_its_namespace() {
+        for wrong in ["istio", "a/b/c", "/istio", "a/B", "../x/y"] {
+            let place: Result<MeshPlace, _> = wrong.parse();
+            assert!(place.is_err(), "{wrong}");
+        }
+        let place: MeshPlace = "istio-system/istio".parse().expect("a place");
+        assert_eq!(place.to_string(), "istio-system/istio");
     }
 }

@@ -14,14 +14,17 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, ArrayOfMaps, IterableMap as _, MapData, PerCpuArray, PerCpuValues},
+    maps::{Array, ArrayOfMaps, HashMap, IterableMap as _, MapData, PerCpuArray, PerCpuValues},
     programs::{SchedClassifier, SkLookup},
 };
 use enforcer::report::events;
 use enforcer_ebpf::{
     event::{Event, EventBudget},
-    flow::{FlowKey, FragmentKey, Hits},
-    maps::{ACTIVE, CAPACITY_COMPILED, EVENT_BUDGET, RESET_BUDGET, TABLES, active, global},
+    flow::{DatagramKey, DatagramValue, FlowKey, FragmentKey, Hits},
+    maps::{
+        ACTIVE, CAPACITY_COMPILED, DATAGRAMS_IN, DATAGRAMS_OUT, EVENT_BUDGET, RESET_BUDGET, TABLES,
+        active, global,
+    },
 };
 
 /// Node's ends of the proxy's interfaces, as the programs are told.
@@ -181,6 +184,22 @@ impl Bpf {
             let values = vec![Plain(EventBudget::default()); cpus];
             let values = PerCpuValues::try_from(values).expect("one value for each CPU");
             map.set(0, values, 0).expect("one element");
+        }
+    }
+
+    /// Forgets every flow of datagrams, as time would.
+    ///
+    /// # Panics
+    /// When the object is not the enforcer's own.
+    pub fn forget_datagrams(&mut self) {
+        for name in [DATAGRAMS_OUT, DATAGRAMS_IN] {
+            let map = self.ebpf.map_mut(name).expect("a map of that name");
+            let map = HashMap::<_, Plain<DatagramKey>, Plain<DatagramValue>>::try_from(map);
+            let mut map = map.expect("a hash of these types");
+            let keys: Result<Vec<_>, _> = map.keys().collect();
+            for key in keys.expect("nobody else changes it") {
+                map.remove(&key).expect("it was just there");
+            }
         }
     }
 

@@ -28,10 +28,11 @@ use tests::{
 const FLIPS: u32 = 10_000;
 /// The same on an emulated machine.
 const FLIPS_IN_A_GUEST: u32 = 500;
-/// Of those, with the table written anew each time.
-const REWRITES: u32 = 100;
-/// Writes of a whole table into the slot that judges, which nobody may do: the control.
-const TORN: u32 = 20_000;
+/// For each switch with the table written anew, so many without.
+const FLIPS_PER_REWRITE: u32 = 100;
+/// Writes of a whole table into the slot that judges, which nobody may do, for each switch: the
+/// control.
+const TORN_PER_FLIP: u32 = 2;
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const INTERFACE: u32 = 1;
@@ -143,6 +144,7 @@ fn no_packet_is_judged_by_a_mixture_of_two_tables() {
     let (first, second) = (0, 1);
 
     let flips = flips();
+    let (rewrites, torn_writes) = (flips / FLIPS_PER_REWRITE, flips * TORN_PER_FLIP);
     let start = Instant::now();
     let (allowed, refused) = judged_during(program.as_fd(), &reasons, |runs| {
         for flip in 0..flips {
@@ -160,14 +162,14 @@ fn no_packet_is_judged_by_a_mixture_of_two_tables() {
                 thread::yield_now();
             }
         }
-        for round in 0..REWRITES {
+        for round in 0..rewrites {
             let words = &words[(round % 2) as usize];
             let staged = tables.stage(words).expect("it fits");
             tables.switch(&staged);
         }
     });
     println!(
-        "{flips} flips, {REWRITES} rewrites, {allowed} packets, {refused} refused, {:?}",
+        "{flips} flips, {rewrites} rewrites, {allowed} packets, {refused} refused, {:?}",
         start.elapsed()
     );
     assert_eq!(refused, 0, "a mixture refuses");
@@ -179,11 +181,11 @@ fn no_packet_is_judged_by_a_mixture_of_two_tables() {
     // The control: the same with a table that is overwritten while it judges.
     tables.switch(&Staged { slot: 0, epoch: 1 });
     let (_, refused) = judged_during(program.as_fd(), &reasons, |_| {
-        for round in 0..TORN {
+        for round in 0..torn_writes {
             let words = &words[(round % 2) as usize];
             bpf.write_table(torn, words).expect("it fits");
         }
     });
-    println!("{TORN} torn writes: {refused} refused");
+    println!("{torn_writes} torn writes: {refused} refused");
     assert!(refused > 0, "the test would see a mixture");
 }

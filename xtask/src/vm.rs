@@ -33,11 +33,6 @@ const GUEST_TESTS: &[GuestTest] = &[
         programs: &[],
     },
     GuestTest {
-        binary: "swap",
-        smoke: &[],
-        programs: &[],
-    },
-    GuestTest {
         binary: "shadow",
         smoke: &[],
         programs: &[],
@@ -83,6 +78,11 @@ const GUEST_TESTS: &[GuestTest] = &[
             "traces::",
         ],
         programs: &["enforcer-under-test"],
+    },
+    GuestTest {
+        binary: "swap",
+        smoke: &[],
+        programs: &[],
     },
 ];
 

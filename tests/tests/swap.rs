@@ -33,6 +33,8 @@ const FLIPS_PER_REWRITE: u32 = 100;
 /// Writes of a whole table into the slot that judges, which nobody may do, for each switch: the
 /// control.
 const TORN_PER_FLIP: u32 = 2;
+/// For how long the control is tried at most.
+const CONTROL_LIMIT: Duration = Duration::from_secs(60);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const SERVER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const INTERFACE: u32 = 1;
@@ -81,6 +83,12 @@ fn count(reasons: &PerCpuArray<MapData, u64>, reason: Reason) -> u64 {
     values.expect("a counter").iter().sum()
 }
 
+/// Packets that were not allowed.
+fn refused(reasons: &PerCpuArray<MapData, u64>) -> u64 {
+    let others = [Reason::Denied, Reason::NoTable, Reason::UnknownIdentity];
+    others.iter().map(|reason| count(reasons, *reason)).sum()
+}
+
 /// Judges on every processor while `work` runs. Returns packets allowed, and not.
 fn judged_during(
     program: BorrowedFd<'_>,
@@ -90,9 +98,8 @@ fn judged_during(
     let frame = Frame::tcp((CLIENT.into(), 40_000), (SERVER.into(), 8_080), flag::ACK).build();
     let stop = AtomicBool::new(false);
     let runs = AtomicU64::new(0);
-    let others = [Reason::Denied, Reason::NoTable, Reason::UnknownIdentity];
     let allowed = || count(reasons, Reason::Allowed);
-    let refused = || others.iter().map(|r| count(reasons, *r)).sum::<u64>();
+    let refused = || refused(reasons);
     let before = (allowed(), refused());
     thread::scope(|scope| {
         for _ in 0..2 {
@@ -181,11 +188,16 @@ fn no_packet_is_judged_by_a_mixture_of_two_tables() {
     // The control: the same with a table that is overwritten while it judges.
     tables.switch(&Staged { slot: 0, epoch: 1 });
     let (_, refused) = judged_during(program.as_fd(), &reasons, |_| {
-        for round in 0..torn_writes {
-            let words = &words[(round % 2) as usize];
+        // On a busy machine all of them may fall between two packets.
+        let (none, since) = (self::refused(&reasons), Instant::now());
+        let seen = || self::refused(&reasons) > none || since.elapsed() > CONTROL_LIMIT;
+        let mut written = 0;
+        while written < torn_writes || !seen() {
+            let words = &words[(written % 2) as usize];
             bpf.write_table(torn, words).expect("it fits");
+            written += 1;
         }
     });
-    println!("{torn_writes} torn writes: {refused} refused");
+    println!("{torn_writes} torn writes and more: {refused} refused");
     assert!(refused > 0, "the test would see a mixture");
 }

@@ -143,10 +143,11 @@ fn a_remote_pods_address_counts_by_wireguard_alone_where_that_is_trusted() {
             }
         }
         // Taken only by who asks for this device.
-        let v4 = format!("route add 10.88.0.0/24 via 10.98.{n}.1 dev {name} metric 4000");
+        let metric = 4_000 + n;
+        let v4 = format!("route add 10.88.0.0/24 via 10.98.{n}.1 dev {name} metric {metric}");
         remote.ip(&v4).expect("a way to the node");
         if uplink.v6 {
-            let v6 = format!("route add fd88::/64 via fd98:{n}::1 dev {name} metric 4000");
+            let v6 = format!("route add fd88::/64 via fd98:{n}::1 dev {name} metric {metric}");
             remote.ip(&v6).expect("a way to the node");
         }
         by.push((name, uplink.v6));

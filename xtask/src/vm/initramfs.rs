@@ -20,6 +20,7 @@ const MODULES: &[&str] = &[
     "veth",
     "dummy",
     "bridge",
+    "br_netfilter",
     "8021q",
     "vxlan",
     "geneve",

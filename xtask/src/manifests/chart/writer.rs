@@ -43,7 +43,9 @@ impl Writer<'_> {
         fork: &Fork,
         own: bool,
     ) -> Result<()> {
-        if let Some((setting, place)) = self.hole(path) {
+        // Where components alone have it, the value is in their branches.
+        let shared = fork.base.is_some() || fork.others.is_empty();
+        if let Some((setting, place)) = self.hole(path).filter(|_| shared) {
             let value = format!(".Values.{setting}");
             match place.hole {
                 Hole::Text(text) => {
@@ -105,13 +107,13 @@ impl Writer<'_> {
             let condition = COMPONENTS[component].condition;
             self.line(&format!("{{{{- {word} {condition} }}}}"));
             if let Some(other) = other {
-                self.plain(path, indent, lead, other, false)?;
+                self.entry(path, indent, lead, &Fork::plain(other), false)?;
             }
             word = "else if";
         }
         if let (Some(base), true) = (fork.base, taken.is_empty()) {
             self.line("{{- else }}");
-            self.plain(path, indent, lead, base, own)?;
+            self.entry(path, indent, lead, &Fork::plain(base), own)?;
         }
         if let (Some(base), false) = (fork.base, taken.is_empty()) {
             let conditions: Vec<String> = taken
@@ -123,7 +125,7 @@ impl Writer<'_> {
                 more => format!("(or {})", more.join(" ")),
             };
             self.line(&format!("{{{{- if not {any} }}}}"));
-            self.plain(path, indent, lead, base, own)?;
+            self.entry(path, indent, lead, &Fork::plain(base), own)?;
         }
         self.line("{{- end }}");
         Ok(())

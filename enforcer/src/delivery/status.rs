@@ -32,7 +32,7 @@ pub struct DeliveryStatus {
     pub trouble: Option<String>,
     /// Bundles that came and were put in force.
     pub applied: u64,
-    /// Bundles that came and were refused.
+    /// Times that what came was refused: it is tried again at each poll.
     pub refused: u64,
     /// Times that nothing could be had.
     pub failed: u64,

@@ -275,7 +275,7 @@ impl Scrape {
         family(
             to,
             "deliveries",
-            "Bundles that came and were put in force or refused, and times that none could be had",
+            "Bundles put in force, times that what came was refused, times that none could be had",
             [
                 ("applied", delivery.applied),
                 ("refused", delivery.refused),

@@ -69,7 +69,7 @@ pub(super) async fn connect(
         UpstreamTarget::Fixed(target) => {
             let open = OpenFlow::announce(flows, pod, client)?;
             let socket = tcp_socket(target, None)?;
-            begin(limit, socket, target, open, first).await
+            begin(limit, open, socket, target, first).await
         }
         UpstreamTarget::Original => {
             // INVARIANT: a socket made on a thread outside the proxy's namespace would leave by the
@@ -127,15 +127,15 @@ async fn from_source(
 ) -> io::Result<Leg> {
     let socket = tcp_socket(pod, Some(source))?;
     let open = OpenFlow::announce(flows, pod, source)?;
-    begin(limit, socket, pod, open, first).await
+    begin(limit, open, socket, pod, first).await
 }
 
 /// Connects, and says the first word where it is the client's.
 async fn begin(
     limit: Duration,
+    open: OpenFlow,
     socket: Socket,
     target: SocketAddr,
-    open: OpenFlow,
     first: First<'_>,
 ) -> io::Result<Leg> {
     let bytes = match first {

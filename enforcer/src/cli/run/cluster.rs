@@ -1,9 +1,6 @@
 //! Where pods and policies come from: files, or the API server.
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use clap::{Args, ValueEnum};
 use policyc::options;

@@ -24,14 +24,14 @@ use tests::{
 
 use super::world::*;
 
-const TABLES: u64 = 1_500;
+const TABLES: usize = 1_500;
 const FRAMES: u32 = 200;
 
 #[test]
 fn the_straight_way_leads_where_the_whole_judgement_does() {
     let mut seen = BTreeMap::<(bool, bool, &str), u32>::new();
     for seed in 0..TABLES {
-        let mut rng = Rng::with_seed(seed);
+        let mut rng = Rng::with_seed(seed as u64);
         let judged = rng.u32(0..4);
         let words = world::table(&mut rng, judged).build();
         let flows = FlowModel::default();
@@ -39,8 +39,8 @@ fn the_straight_way_leads_where_the_whole_judgement_does() {
             interface: INTERFACE,
             ingress,
             l7: L7_IFINDEX,
-            rejects: [REJ_IFINDEX, 0][seed as usize % 2],
-            features: [0, 0, features::UPLINKS, features::INSIDE][seed as usize / 2 % 4],
+            rejects: [REJ_IFINDEX, 0][seed % 2],
+            features: [0, 0, features::UPLINKS, features::INSIDE][seed / 2 % 4],
         };
         for _ in 0..FRAMES {
             let hook = [Hook::ToPod, Hook::FromPod][rng.usize(0..2)];

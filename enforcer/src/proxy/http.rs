@@ -448,13 +448,7 @@ fn unavailable(refusal: Refusal, grpc: bool, exchange: Exchange) -> Response<Dow
             "upstream connect error or disconnect/reset before headers",
         ),
     };
-    let mut response = local(Answer::new(status, text.into(), grpc), exchange);
-    if refusal == Refusal::OutOfDescriptors {
-        // The client's own is one of those that are wanted.
-        let headers = response.headers_mut();
-        headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    response
+    local(Answer::new(status, text.into(), grpc), exchange)
 }
 
 /// What an authorizer wants the client to be told.

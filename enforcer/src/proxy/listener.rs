@@ -163,7 +163,6 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 continue;
             }
         };
-        spare.fill();
         let client = plain(client);
         shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
         let seat = match Seat::take(&shared, &sources, client.ip()) {
@@ -190,42 +189,24 @@ fn refuse(shared: &Shared, stream: &TcpStream, client: SocketAddr, refusal: Refu
     shared.refuse(client, pod, refusal);
 }
 
-/// Descriptors kept for the moment when there is no other: with one a client is told so, and does not
-/// wait for one that nobody gives back. Several, for one that is let go of may be somebody else's at
-/// once.
-struct Spare(Vec<std::fs::File>);
-
-const SPARES: usize = 16;
+/// A descriptor kept for the moment when there is no other: with it a client is told so, and does
+/// not wait for one that nobody gives back.
+struct Spare(Option<std::fs::File>);
 
 impl Spare {
     fn take() -> Self {
-        let mut spare = Self(Vec::new());
-        spare.fill();
-        spare
-    }
-
-    /// As many as there can be.
-    fn fill(&mut self) {
-        while self.0.len() < SPARES {
-            match std::fs::File::open("/dev/null") {
-                Ok(file) => self.0.push(file),
-                Err(_) => return,
-            }
-        }
+        Self(std::fs::File::open("/dev/null").ok())
     }
 
     async fn refuse_one(&mut self, listener: &TcpListener, shared: &Shared) {
-        if self.0.pop().is_none() {
-            // Whoever ends gives one back.
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        self.0 = None;
         let within = Duration::from_millis(10);
         // Another thread may have been faster.
         if let Ok(Ok((stream, client))) = tokio::time::timeout(within, listener.accept()).await {
             shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
             refuse(shared, &stream, plain(client), Refusal::OutOfDescriptors);
         }
-        self.fill();
+        *self = Self::take();
     }
 }
 

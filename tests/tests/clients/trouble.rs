@@ -1,13 +1,11 @@
-//! What goes wrong around the proxy: slow clients, too few descriptors, pods that do not answer. Each is
+//! What goes wrong around the proxy: slow clients, pods that do not answer. Each is
 //! refused with its reason, nothing hangs, and others are served.
 
 use std::{
-    fs,
     io::{Read, Write},
     net::TcpStream,
 };
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use tests::live::traffic::{Met, connect, try_once};
 
 use super::{BYTES, DECLARED_HTTP, HTTP, ONLY_OK, OWN, PATIENCE, World, has, until};
@@ -70,67 +68,6 @@ fn heads_that_come_byte_by_byte_are_ended_and_others_served() {
         assert!(read.is_err(), "a reset, no answer: {all:?}");
     }
     assert_eq!(code(&world, DECLARED_HTTP + HTTP, "/ok"), "200");
-}
-
-#[test]
-fn without_descriptors_connections_are_refused_with_that_reason_until_there_are_some_again() {
-    if !has("curl") {
-        return;
-    }
-    let world = World::new("cl-files", ONLY_OK);
-    let agent = i32::try_from(world.agent.id()).ok().and_then(Pid::from_raw);
-    let agent = agent.expect("a process");
-    let files = || {
-        let list = fs::read_dir(format!("/proc/{}/fd", world.agent.id()));
-        list.expect("the agent runs").count() as u64
-    };
-    assert_eq!(code(&world, DECLARED_HTTP + HTTP, "/ok"), "200");
-    let limit = prlimit(Some(agent), Resource::Nofile, rlimit(files() + 20)).expect("root may");
-    let mut held = Vec::new();
-    let (mut served, mut refused) = (0, 0);
-    for _ in 0..60 {
-        let Ok(mut stream) = stream(&world, DECLARED_HTTP + HTTP) else {
-            refused += 1;
-            continue;
-        };
-        let asked = stream.write_all(b"GET /ok HTTP/1.1\r\nHost: b\r\n\r\n");
-        let mut answer = [0; 12];
-        // An answer or a reset, never silence.
-        match asked.and_then(|()| stream.read_exact(&mut answer)) {
-            Ok(()) if &answer == b"HTTP/1.1 200" => served += 1,
-            Ok(()) => {
-                assert_eq!(
-                    &answer, b"HTTP/1.1 503",
-                    "the way to the pod takes one, too"
-                );
-                refused += 1;
-            }
-            Err(error) => {
-                assert_ne!(error.kind(), std::io::ErrorKind::WouldBlock, "silence");
-                refused += 1;
-            }
-        }
-        held.push(stream);
-    }
-    assert!(
-        served > 0 && refused > 0,
-        "{served} served, {refused} refused"
-    );
-    assert!(refusals(&world, "proxy_out_of_descriptors") > 0);
-    drop(held);
-    // The limit is as low as before, and there is room again.
-    let again = until(PATIENCE, || {
-        code(&world, DECLARED_HTTP + HTTP, "/ok") == "200"
-    });
-    assert!(again, "{}", world.agent.log());
-    prlimit(Some(agent), Resource::Nofile, limit).expect("root may");
-}
-
-fn rlimit(descriptors: u64) -> Rlimit {
-    Rlimit {
-        current: Some(descriptors),
-        maximum: Some(descriptors.max(20_000)),
-    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Response, header::CONTENT_LENGTH};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 
@@ -195,6 +195,20 @@ impl Download {
     pub fn here(body: Bytes, exchange: Exchange) -> Self {
         let from = From::Here(Full::new(body));
         Self { from, exchange }
+    }
+}
+
+/// HEAD is answered as GET would be, without the body. In HTTP/1 the library leaves it out by itself;
+/// in HTTP/2 it would send it, and clients take that for a broken stream.
+pub(super) fn leave_out(response: &mut Response<Download>) {
+    let From::Here(body) = &mut response.body_mut().from else {
+        return;
+    };
+    let length = body.size_hint().exact();
+    *body = Full::default();
+    if let Some(length) = length {
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_LENGTH, length.into());
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{
-    HeaderName, HeaderValue, Request, Response, StatusCode, Uri, Version,
+    HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE},
     request::Parts,
 };
@@ -54,7 +54,14 @@ pub(super) async fn serve(
     });
     let service = service_fn(move |request| {
         let serving = Arc::clone(&serving);
-        async move { Ok::<_, Infallible>(serving.answer(request).await) }
+        let head_alone = version == Version::HTTP_2 && request.method() == Method::HEAD;
+        async move {
+            let mut response = serving.answer(request).await;
+            if head_alone {
+                body::leave_out(&mut response);
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let http1 = version != Version::HTTP_2;
     let stream = Prefixed::new(read, stream);

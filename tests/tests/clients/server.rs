@@ -19,7 +19,7 @@ use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
 use hyper::{
     HeaderMap, Request, Response,
     body::{Bytes, Frame, Incoming},
-    header::{CONTENT_TYPE, HeaderValue, TRAILER},
+    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderValue, TRAILER},
     server::conn::{http1, http2},
     service::service_fn,
 };
@@ -131,6 +131,12 @@ async fn answer(
     let last = path.rsplit('/').next().unwrap_or_default();
     if let Some(count) = last.strip_prefix("large-").and_then(|n| n.parse().ok()) {
         return Response::new(large(count, Arc::clone(seen)));
+    }
+    if parts.method == hyper::Method::HEAD {
+        let mut response = Response::new(Full::default().boxed());
+        let length = HeaderValue::from(line.len());
+        response.headers_mut().insert(CONTENT_LENGTH, length);
+        return response;
     }
     match last {
         "events" => {

@@ -134,6 +134,8 @@ impl Double {
 
     /// Nobody is answered any more; connections that are open break off.
     pub fn down(&self, down: bool) {
+        // First of all, so that nothing that happens from here on is told.
+        self.store().away(down);
         self.shared.down.send_replace(down);
     }
 

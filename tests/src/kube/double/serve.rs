@@ -126,9 +126,14 @@ fn watch(
     shared: &Arc<Shared>,
 ) -> Response<Text> {
     let (sender, lines) = unbounded_channel();
-    let watch = shared
-        .store()
-        .watch(kind, question.selection, since, sender);
+    let watch = {
+        let mut store = shared.store();
+        if store.is_away() {
+            let status = StatusCode::SERVICE_UNAVAILABLE;
+            return refused(status, "ServiceUnavailable", "the server is going away");
+        }
+        store.watch(kind, question.selection, since, sender)
+    };
     let Some(number) = watch else {
         let message = format!("too old resource version: {since}");
         return refused(StatusCode::GONE, "Expired", &message);

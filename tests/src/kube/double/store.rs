@@ -32,6 +32,7 @@ pub struct Store {
     next_watch: u64,
     pub slow: Duration,
     forbidden: BTreeSet<&'static str>,
+    away: bool,
 }
 
 #[derive(Default, Debug)]
@@ -220,13 +221,26 @@ impl Store {
     }
 
     pub fn cut(&mut self, kind: &'static str) {
+        self.cut_where(|watch| watch.kind == kind);
+    }
+
+    fn cut_where(&mut self, is_cut: impl Fn(&Watch) -> bool) {
         self.watches.retain(|watch| {
-            if watch.kind == kind {
+            let cut = is_cut(watch);
+            if cut {
                 let broken = io::Error::from(io::ErrorKind::ConnectionReset);
                 let _sent = watch.sender.send(Err(broken));
             }
-            watch.kind != kind
+            !cut
         });
+    }
+
+    /// Nobody is told anything any more, or is again.
+    pub fn away(&mut self, away: bool) {
+        self.away = away;
+        if away {
+            self.cut_where(|_| true);
+        }
     }
 
     pub fn compact(&mut self) {
@@ -234,6 +248,10 @@ impl Store {
         // A version of its own, so that nobody is up to date.
         self.version += 1;
         self.forgotten = self.version;
+    }
+
+    pub fn is_away(&self) -> bool {
+        self.away
     }
 
     pub fn bookmark(&mut self) {

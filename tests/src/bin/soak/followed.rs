@@ -229,8 +229,10 @@ impl Followed {
                 .map(|state| way.judged(state))
                 .collect::<Result<_>>()?;
             let last = said.last() == Some(&met);
-            // Nobody knows it yet, and no state says what it meets.
-            if !last && is_new && self.states.len() > 1 {
+            // Nobody knows the pod yet, or the change came between two segments of one connection: no
+            // state says what that meets.
+            let between = self.states.len() > 1 && (is_new || met == Met::Silence);
+            if !last && between {
                 agrees = false;
                 continue;
             }

@@ -111,6 +111,14 @@ fn measure(arguments: &Arguments) -> Result<Figures> {
     let remote = net.remote.as_ref().context("it was made")?;
     let probe = Probe::open(remote, (&net.node, UPLINK), net.get("backend").v4)?;
     let double = std::sync::Arc::new(double);
+    let (pod, address) = objects::probe_pod(0);
+    double.set("pods", pod);
+    let quiet = probe.first(address, Seen::Answer, Instant::now(), START)?;
+    println!(
+        "ready after {:.1} s; in a quiet cluster a pod takes {:.1} ms",
+        start.as_secs_f64(),
+        quiet.as_secs_f64() * 1e3
+    );
     let churn = Churn::start(double.clone());
     thread::sleep(WARM_UP);
 
@@ -119,19 +127,16 @@ fn measure(arguments: &Arguments) -> Result<Figures> {
     let mut number = 0;
     while wall.elapsed() < Duration::from_secs(arguments.seconds) {
         number += 1;
-        let (pod, address) = objects::probe_pod(number);
+        let (pod, its) = objects::probe_pod(number);
         let changed = Instant::now();
         double.set("pods", pod);
-        pods.add(probe.first(address, Seen::Answer, changed, NEWS)?);
+        pods.add(probe.first(its, Seen::Answer, changed, NEWS)?);
         objects::remove_probe_pod(&double, number);
     }
     let wall = wall.elapsed();
     let cores = (process.cpu()? - cpu).as_secs_f64() / wall.as_secs_f64();
     let rate = (churn.changes() - changes) as f64 / wall.as_secs_f64();
 
-    let (pod, address) = objects::probe_pod(0);
-    double.set("pods", pod);
-    probe.first(address, Seen::Answer, Instant::now(), NEWS)?;
     let mut policies = Latencies::default();
     for _ in 0..arguments.policies {
         let changed = Instant::now();

@@ -206,9 +206,16 @@ fn ipv6<F: Frame + ?Sized, const AT: bool>(
         return Ok(Rest::NOTHING);
     }
     let at = base + IPV6;
-    if packet.protocol == protocol::ICMPV6 && header[7] == FULL_HOP_LIMIT {
-        // It may be; its type is still to be read.
-        packet.kind = Kind::Neighbour;
+    if packet.protocol == protocol::ICMPV6 {
+        if header[7] == FULL_HOP_LIMIT {
+            // It may be; its type is still to be read.
+            packet.kind = Kind::Neighbour;
+        }
+        return Ok(Rest {
+            what: Unread::Icmp,
+            at: narrow(at),
+            end: narrow(end),
+        });
     }
     if !is_extension(packet.protocol) {
         return Ok(other(frame, packet, at, end));

@@ -91,7 +91,8 @@ impl Held {
             self.racing = false;
             self.version += 1;
         }
-        if patch["metadata"]["resourceVersion"] != self.version.to_string() {
+        let version = json!(self.version.to_string());
+        if patch["metadata"]["resourceVersion"] != version {
             return status(409);
         }
         self.version += 1;

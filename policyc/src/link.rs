@@ -2,8 +2,11 @@
 //! pod and every IP block as sources. A pure function, the same in the compiler and in the agent.
 
 pub mod addresses;
+#[cfg(test)]
+mod canonical;
 pub mod classes;
 mod host;
+pub mod incremental;
 mod index;
 pub(crate) mod project;
 pub mod scopes;
@@ -18,6 +21,7 @@ use enforcer_ebpf::words;
 use ipnet::IpNet;
 
 pub use classes::{Identity, Source};
+pub use incremental::{Sources, Table};
 
 use crate::{
     attach::Attachments,
@@ -53,6 +57,17 @@ pub struct NodeView {
     pub epoch: u32,
     /// Words that a slot holds; 0 for [`words::CAPACITY_MAX`].
     pub capacity: u32,
+    pub disputes: Disputes,
+}
+
+/// What an address is that several pods claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Disputes {
+    /// An error: the inventory contradicts itself.
+    #[default]
+    Refused,
+    /// Nobody's, until one pod is left: a running cluster may tell of the next pod first.
+    Unknown,
 }
 
 /// Which pods are destinations.
@@ -99,6 +114,8 @@ pub struct Linked {
     pub pods: Vec<LinkedPod>,
     /// Source class of each extra source, in order.
     pub extra_classes: Vec<u16>,
+    /// Addresses that several pods claim, and that are nobody's therefore.
+    pub disputed: BTreeSet<IpAddr>,
     /// What tells the source classes apart, for reports.
     pub classes: classes::Closed,
     pub summary: Summary,
@@ -196,6 +213,19 @@ pub fn link(
     node: &NodeView,
     extra: &[Source],
 ) -> Result<Linked, LinkError> {
+    link_sources(program, cluster, node, extra).map(|(linked, _)| linked)
+}
+
+/// Links a table, and keeps what it takes to follow its sources.
+///
+/// # Errors
+/// As [`link`].
+pub fn link_sources(
+    program: &Program,
+    cluster: &Cluster,
+    node: &NodeView,
+    extra: &[Source],
+) -> Result<(Linked, Sources), LinkError> {
     let attachments = Attachments::new(program);
     let mut classes = classes::Classes::new(program)?;
     let pods = local_pods(cluster, node)?;
@@ -204,7 +234,8 @@ pub fn link(
         .iter()
         .map(|source| classes.class(source))
         .collect::<Result<Vec<_>, _>>()?;
-    let classes = classes.close();
+    let (classes, partition) = classes.finish();
+    let sources = Sources::new(partition, &book, &node.local);
 
     let mut graph = DecisionGraph::default();
     let mut lowered = scopes::Lowered::new(program, &classes, &mut graph);
@@ -212,7 +243,7 @@ pub fn link(
     for pod in &pods {
         scopes.push(lowered.pod(cluster, &attachments, pod.pod)?);
     }
-    write::write(write::Parts {
+    let linked = write::write(write::Parts {
         node,
         pods,
         scopes,
@@ -220,7 +251,8 @@ pub fn link(
         graph,
         classes,
         extra_classes,
-    })
+    })?;
+    Ok((linked, sources))
 }
 
 /// A pod with its slot.
@@ -231,6 +263,7 @@ pub(crate) struct Slotted<'a> {
 }
 
 fn local_pods<'a>(cluster: &'a Cluster, node: &NodeView) -> Result<Vec<Slotted<'a>>, LinkError> {
+    let mut here = Here::new(&node.local);
     let local: Vec<&Pod> = cluster
         .pods
         .iter()
@@ -238,7 +271,7 @@ fn local_pods<'a>(cluster: &'a Cluster, node: &NodeView) -> Result<Vec<Slotted<'
         .filter(|pod| match &node.local {
             Local::All => true,
             Local::Node(name) => pod.node.as_deref() == Some(name),
-            Local::Only(names) => names.contains(&(pod.namespace.clone(), pod.name.clone())),
+            Local::Only(_) => here.has(pod),
         })
         // A pod on the host's network has no link of its own to be enforced at.
         .filter(|pod| !pod.template.host_network || matches!(node.local, Local::Only(_)))
@@ -273,6 +306,41 @@ fn local_pods<'a>(cluster: &'a Cluster, node: &NodeView) -> Result<Vec<Slotted<'
         slotted.push(Slotted { pod, slot });
     }
     Ok(slotted)
+}
+
+/// Pods by name, asked in the order of namespaces: most of a cluster's have none of them.
+struct Here<'a> {
+    names: BTreeMap<&'a str, BTreeSet<&'a str>>,
+    namespace: String,
+    any: bool,
+}
+
+impl<'a> Here<'a> {
+    fn new(local: &'a Local) -> Self {
+        let mut names: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
+        if let Local::Only(pods) = local {
+            for (namespace, name) in pods {
+                names.entry(namespace).or_default().insert(name);
+            }
+        }
+        Self {
+            any: names.contains_key(""),
+            names,
+            namespace: String::new(),
+        }
+    }
+
+    fn has(&mut self, pod: &Pod) -> bool {
+        if pod.namespace != self.namespace {
+            self.namespace.clone_from(&pod.namespace);
+            self.any = self.names.contains_key(pod.namespace.as_str());
+        }
+        self.any
+            && self
+                .names
+                .get(pod.namespace.as_str())
+                .is_some_and(|names| names.contains(pod.name.as_str()))
+    }
 }
 
 pub(crate) fn qualified(pod: &Pod) -> String {

@@ -1,7 +1,10 @@
 //! The identity map: every address of the inventory, and every range that policies or the pods'
 //! ranges cut out, with who holds it and its class.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use enforcer_ebpf::words::{
     self, ADDRESSES_MAX, Address, BUCKET, Holder, LEAF, V4_ROOT, V4_ROOT_WORDS, V6_ENTRY,
@@ -10,8 +13,8 @@ use enforcer_ebpf::words::{
 use ipnet::IpNet;
 
 use super::{
-    LinkError, NodeView, Slotted,
-    classes::{Classes, Identity, Source},
+    Disputes, LinkError, NodeView, Slotted,
+    classes::{Classes, Identity, NOBODY},
     qualified,
 };
 use crate::cluster::{Cluster, Pod};
@@ -20,10 +23,15 @@ use crate::cluster::{Cluster, Pod};
 /// starts; hosts are single addresses and come before ranges.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Book {
-    v4_ranges: Vec<(u128, Address)>,
-    v6_ranges: Vec<(u128, Address)>,
-    v4_hosts: BTreeMap<u32, Address>,
-    v6_hosts: BTreeMap<u128, Address>,
+    pub(super) v4_ranges: Vec<(u128, Address)>,
+    pub(super) v6_ranges: Vec<(u128, Address)>,
+    /// Sorted, as are those of IPv6.
+    v4_hosts: Vec<(u128, Address)>,
+    v6_hosts: Vec<(u128, Address)>,
+    /// The node's own addresses, whoever else claims them.
+    pub(super) own: BTreeMap<IpAddr, Address>,
+    /// Addresses that several pods claim.
+    pub(super) disputed: BTreeSet<IpAddr>,
 }
 
 impl Book {
@@ -51,48 +59,42 @@ pub(crate) fn book(
         v6_ranges: ranges(classes, &cidrs, true)?,
         ..Book::default()
     };
+    let mut hosts = [Vec::new(), Vec::new()];
     for &address in own_addresses(cluster, node).iter() {
-        let class = classes.class(&Source {
-            identity: None,
-            address: Some(address),
-        })?;
-        book.insert(address, Address::new(Holder::Node, class));
+        let class = classes.at(NOBODY, Some(address))?;
+        let word = Address::new(Holder::Node, class);
+        book.own.insert(address, word);
+        hosts[usize::from(address.is_ipv6())].push((number(address), None, word));
     }
-    let slots: BTreeMap<(&str, &str), u32> = local
-        .iter()
-        .map(|s| ((s.pod.namespace.as_str(), s.pod.name.as_str()), s.slot))
-        .collect();
-    let mut holders: BTreeMap<IpAddr, &Pod> = BTreeMap::new();
-    // A pod on the host's network has the node's address, which says nothing about who speaks.
-    for pod in cluster
-        .pods
-        .iter()
-        .filter(|p| !p.finished && !p.template.host_network)
-    {
+    let mut local = local.iter().peekable();
+    // Pods of a namespace stand together.
+    let mut namespace = "";
+    let mut identities: HashMap<&str, u32> = HashMap::new();
+    for (order, pod) in cluster.pods.iter().enumerate() {
+        let slot = local
+            .next_if(|slotted| std::ptr::eq(slotted.pod, pod))
+            .map(|slotted| slotted.slot);
+        if !is_source(pod) {
+            continue;
+        }
+        if pod.namespace != namespace {
+            namespace = &pod.namespace;
+            identities.clear();
+        }
+        let account = pod.template.service_account.as_str();
+        let identity = *identities
+            .entry(account)
+            .or_insert_with(|| classes.identity(&identity(cluster, pod)));
+        let holder = slot.map_or(Holder::RemotePod, Holder::LocalPod);
         for &address in &pod.ips {
-            if let Some(other) = holders.insert(address, pod) {
-                return Err(LinkError::AddressTwice(
-                    qualified(other),
-                    qualified(pod),
-                    address,
-                ));
-            }
-            let identity = Some(Identity {
-                trust_domain: cluster.mesh.trust_domain.clone(),
-                namespace: pod.namespace.clone(),
-                service_account: pod.template.service_account.clone(),
-            });
-            let class = classes.class(&Source {
-                identity,
-                address: Some(address),
-            })?;
-            let holder = match slots.get(&(pod.namespace.as_str(), pod.name.as_str())) {
-                Some(&slot) => Holder::LocalPod(slot),
-                None => Holder::RemotePod,
-            };
-            book.insert(address, Address::new(holder, class));
+            let class = classes.at(identity, Some(address))?;
+            let word = Address::new(holder, class);
+            hosts[usize::from(address.is_ipv6())].push((number(address), Some(order), word));
         }
     }
+    let [v4, v6] = hosts;
+    book.v4_hosts = settle(v4, cluster, node, classes, &mut book.disputed)?;
+    book.v6_hosts = settle(v6, cluster, node, classes, &mut book.disputed)?;
     LinkError::capacity(
         "source addresses",
         book.len(),
@@ -122,14 +124,62 @@ fn own_addresses(cluster: &Cluster, node: &NodeView) -> Vec<IpAddr> {
     own
 }
 
-impl Book {
-    fn insert(&mut self, address: IpAddr, word: Address) {
-        match address {
-            IpAddr::V4(a) => self.v4_hosts.insert(u32::from(a), word),
-            IpAddr::V6(a) => self.v6_hosts.insert(u128::from(a), word),
-        };
-    }
+/// Whether packets may come from a pod's addresses that are its own. A pod on the host's network has
+/// the node's address, which says nothing about who speaks, and those of a finished pod may be
+/// another's by now.
+pub(super) fn is_source(pod: &Pod) -> bool {
+    !pod.finished && !pod.template.host_network
+}
 
+/// Who a pod is.
+pub(super) fn identity(cluster: &Cluster, pod: &Pod) -> Identity {
+    Identity {
+        trust_domain: cluster.mesh.trust_domain.clone(),
+        namespace: pod.namespace.clone(),
+        service_account: pod.template.service_account.clone(),
+    }
+}
+
+/// One family's addresses in order, each once. What is claimed has, after its number, the place of
+/// the pod in the cluster; the node's own addresses have none, and yield to pods.
+fn settle(
+    mut claimed: Vec<(u128, Option<usize>, Address)>,
+    cluster: &Cluster,
+    node: &NodeView,
+    classes: &mut Classes<'_>,
+    disputed: &mut BTreeSet<IpAddr>,
+) -> Result<Vec<(u128, Address)>, LinkError> {
+    claimed.sort_unstable_by_key(|(address, order, _)| (*address, *order));
+    let mut settled: Vec<(u128, Address)> = Vec::with_capacity(claimed.len());
+    let mut before: Option<(u128, Option<usize>)> = None;
+    for (number, order, mut word) in claimed {
+        if let Some((_, first)) = before.filter(|(address, _)| *address == number) {
+            settled.pop();
+            let pods = [first, order].map(|order| cluster.pods.get(order?));
+            if let [Some(one), Some(other)] = pods {
+                let held = |address: &&IpAddr| self::number(**address) == number;
+                let address = other.ips.iter().find(held).copied();
+                let unknown = match (node.disputes, address) {
+                    (Disputes::Unknown, Some(address)) => address,
+                    (_, address) => {
+                        return Err(LinkError::AddressTwice(
+                            qualified(one),
+                            qualified(other),
+                            address.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED)),
+                        ));
+                    }
+                };
+                word = Address::new(Holder::Unknown, classes.at(NOBODY, Some(unknown))?);
+                disputed.insert(unknown);
+            }
+        }
+        before = Some((number, order));
+        settled.push((number, word));
+    }
+    Ok(settled)
+}
+
+impl Book {
     /// Appends the sections to the words and fills in the header.
     pub fn write(&self, words: &mut Vec<u32>) -> Result<(), LinkError> {
         self.write_v4(words)?;
@@ -158,9 +208,8 @@ impl Book {
             let end = self.v4_ranges.get(i + 1).map_or(1 << 32, |(next, _)| *next) - 1;
             fill(words, root, (*start, end), *address)?;
         }
-        for (host, address) in &self.v4_hosts {
-            let host = u128::from(*host);
-            fill(words, root, (host, host), *address)?;
+        for &(host, address) in &self.v4_hosts {
+            fill(words, root, (host, host), address)?;
         }
         Ok(())
     }
@@ -205,7 +254,7 @@ impl Book {
 
     fn place(&self, bits: u32) -> Option<Vec<Bucket>> {
         let mut buckets: Vec<Bucket> = vec![[None; BUCKET as usize]; 1 << bits];
-        for (&host, &address) in &self.v6_hosts {
+        for &(host, address) in &self.v6_hosts {
             let mut homeless = (host, address);
             let mut round = 0usize;
             'placing: loop {
@@ -359,7 +408,7 @@ pub(crate) fn parts(address: u128) -> [u32; 4] {
     words
 }
 
-fn number(address: IpAddr) -> u128 {
+pub(super) fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(a) => u128::from(u32::from(a)),
         IpAddr::V6(a) => u128::from(a),

@@ -49,7 +49,7 @@ pub struct Classes<'a> {
     program: &'a Program,
     identities: IdentityAtoms<'a>,
     blocks: Blocks,
-    by_identity: HashMap<Option<Identity>, u32>,
+    by_identity: HashMap<Identity, u32>,
     identity_signatures: Interner,
     by_pair: HashMap<(u32, u32), u16>,
     signatures: Interner,
@@ -95,21 +95,27 @@ impl<'a> Classes<'a> {
     /// # Errors
     /// More classes than a cell's index holds.
     pub fn class(&mut self, source: &Source) -> Result<u16, LinkError> {
-        let identity = match self.by_identity.get(&source.identity) {
-            Some(&id) => id,
-            None => {
-                let atoms = match &source.identity {
-                    Some(identity) => self.identities.of(self.program, identity),
-                    None => Vec::new(),
-                };
-                let id = self.identity_signatures.intern(atoms);
-                self.by_identity.insert(source.identity.clone(), id);
-                id
-            }
+        let identity = match &source.identity {
+            Some(identity) => self.identity(identity),
+            None => NOBODY,
         };
-        let block = source
-            .address
-            .map_or(0, |address| self.blocks.signature(address));
+        self.at(identity, source.address)
+    }
+
+    /// The number of an identity, for [`Classes::at`].
+    pub(crate) fn identity(&mut self, identity: &Identity) -> u32 {
+        if let Some(&number) = self.by_identity.get(identity) {
+            return number;
+        }
+        let atoms = self.identities.of(self.program, identity);
+        let number = self.identity_signatures.intern(atoms);
+        self.by_identity.insert(identity.clone(), number);
+        number
+    }
+
+    /// The class of a source whose identity has that number.
+    pub(crate) fn at(&mut self, identity: u32, address: Option<IpAddr>) -> Result<u16, LinkError> {
+        let block = address.map_or(0, |address| self.blocks.signature(address));
         self.pair(identity, block)
     }
 
@@ -117,14 +123,11 @@ impl<'a> Classes<'a> {
         if let Some(&class) = self.by_pair.get(&(identity, block)) {
             return Ok(class);
         }
-        let mut atoms: BTreeSet<AtomId> = self
-            .identity_signatures
-            .get(identity)
-            .iter()
-            .copied()
-            .collect();
-        atoms.extend(self.blocks.signatures.get(block));
-        let class = self.signatures.intern(atoms.into_iter().collect());
+        let atoms = both(
+            self.identity_signatures.get(identity),
+            self.blocks.signatures.get(block),
+        );
+        let class = self.signatures.intern(atoms);
         let class = u16::try_from(class).map_err(|_| LinkError::Capacity {
             what: "source classes",
             count: class as usize + 1,
@@ -136,6 +139,11 @@ impl<'a> Classes<'a> {
     }
 
     pub fn close(self) -> Closed {
+        self.finish().0
+    }
+
+    /// The finished classes, and what finds the class of a source that comes later.
+    pub(crate) fn finish(self) -> (Closed, Partition) {
         let signatures = self.signatures.all;
         let mut by_atom: HashMap<AtomId, Vec<u16>> = HashMap::new();
         for (class, atoms) in (0..=u16::MAX).zip(&signatures) {
@@ -143,11 +151,59 @@ impl<'a> Classes<'a> {
                 by_atom.entry(atom).or_default().push(class);
             }
         }
-        Closed {
+        let closed = Closed {
             signatures,
             by_atom,
-        }
+        };
+        let partition = Partition {
+            blocks: self.blocks,
+            by_identity: self.by_identity,
+            identity_signatures: self.identity_signatures,
+            numbers: self.signatures.numbers,
+        };
+        (closed, partition)
     }
+}
+
+/// The number of what no identity is known of: that of the empty set.
+pub(crate) const NOBODY: u32 = 0;
+
+/// The classes of a linked table, for sources that come later.
+#[derive(Clone, Debug)]
+pub(crate) struct Partition {
+    blocks: Blocks,
+    by_identity: HashMap<Identity, u32>,
+    identity_signatures: Interner,
+    numbers: HashMap<Signature, u32>,
+}
+
+impl Partition {
+    /// The class of a source, where the table has one. `program` must be the one that was linked.
+    pub fn class(&self, program: &Program, source: &Source) -> Option<u16> {
+        let found;
+        let identity = match &source.identity {
+            None => &[],
+            Some(identity) => match self.by_identity.get(identity) {
+                Some(&number) => self.identity_signatures.get(number),
+                None => {
+                    found = IdentityAtoms::new(program).of(program, identity);
+                    &found[..]
+                }
+            },
+        };
+        let block = source
+            .address
+            .map_or(0, |address| self.blocks.signature(address));
+        let atoms = both(identity, self.blocks.signatures.get(block));
+        let class = self.numbers.get(&atoms)?;
+        u16::try_from(*class).ok()
+    }
+}
+
+/// What is true of an identity, and of an address.
+fn both(identity: &[AtomId], block: impl Iterator<Item = AtomId>) -> Signature {
+    let atoms: BTreeSet<AtomId> = identity.iter().copied().chain(block).collect();
+    atoms.into_iter().collect()
 }
 
 /// Numbers equal sets alike. Number 0 is the empty set.

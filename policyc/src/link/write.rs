@@ -85,6 +85,7 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Linked, LinkError> {
         residuals: records.residuals,
         pods,
         extra_classes: parts.extra_classes,
+        disputed: parts.book.disputed,
         classes: parts.classes,
         summary,
     })

@@ -1,0 +1,361 @@
+use std::collections::BTreeMap;
+
+use enforcer_ebpf::decide::{address_v4, address_v6};
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    compile::compile,
+    link::{Disputes, Interface, Linked, NodeView, canonical::meaning, link, link_sources},
+    read,
+};
+
+const WORLD: &str = "
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: front, namespace: shop}
+spec:
+  selector: {matchLabels: {app: api}}
+  action: ALLOW
+  rules:
+  - from: [{source: {principals: [cluster.local/ns/web/sa/front]}}]
+    to: [{operation: {ports: ['8080']}}]
+  - from: [{source: {namespaces: [ops]}}]
+---
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: blocks, namespace: shop}
+spec:
+  action: DENY
+  rules:
+  - from: [{source: {ipBlocks: [10.0.1.0/24, 'fd00:0:0:1::/64', 10.0.0.7/32]}}]
+  - from: [{source: {principals: ['*/sa/back']}}]
+    to: [{operation: {ports: ['9090']}}]
+---
+apiVersion: v1
+kind: Node
+metadata: {name: here}
+spec: {podCIDRs: [10.0.0.0/23, 'fd00::/63']}
+status: {addresses: [{type: InternalIP, address: 10.9.0.1}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: local, namespace: shop, labels: {app: api}}
+spec: {nodeName: here, serviceAccountName: api, containers: [{name: main, image: a}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.200}, {ip: 'fd00::200'}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: other, namespace: shop, labels: {app: db}}
+spec: {nodeName: here, containers: [{name: main, image: a}]}
+status: {phase: Running, podIPs: [{ip: 10.0.0.201}]}
+";
+
+/// Words that grow, as in a slot.
+struct Slot {
+    words: Vec<u32>,
+    used: usize,
+}
+
+impl Words for Slot {
+    fn at(&self, index: u32) -> u32 {
+        self.words.as_slice().at(index)
+    }
+}
+
+impl Table for Slot {
+    fn store(&mut self, index: u32, word: u32) {
+        self.words[index as usize] = word;
+        self.used = self.used.max(index as usize + 1);
+    }
+
+    fn room(&self) -> u32 {
+        u32::try_from(self.words.len()).unwrap()
+    }
+}
+
+/// A node whose sources come and go.
+struct Node {
+    program: Program,
+    cluster: Cluster,
+    view: NodeView,
+    linked: Linked,
+    sources: Sources,
+    slot: Slot,
+}
+
+const ROOM: usize = 16 * 256;
+
+impl Node {
+    fn new() -> Self {
+        let (loaded, found) = read::load_str("world.yaml", WORLD, None);
+        assert!(!crate::diagnostic::any_error(&found), "{found:?}");
+        let program = compile(&loaded, Default::default(), &BTreeMap::new()).unwrap();
+        let interface = Interface {
+            ifindex: 7,
+            ..Interface::default()
+        };
+        let name = ("shop".to_owned(), "local".to_owned());
+        let view = NodeView {
+            local: Local::Node("here".into()),
+            interfaces: [(name, vec![interface])].into(),
+            disputes: Disputes::Unknown,
+            ..NodeView::default()
+        };
+        let (linked, sources) = link_sources(&program, &loaded.cluster, &view, &[]).unwrap();
+        let slot = roomy(&linked);
+        Self {
+            program,
+            cluster: loaded.cluster,
+            view,
+            linked,
+            sources,
+            slot,
+        }
+    }
+
+    /// Makes changes, by a whole link where that is needed. Whether it was not.
+    fn change(&mut self, changes: &[(PodName, Option<Pod>)]) -> Followed {
+        let before: Vec<Option<Pod>> = changes
+            .iter()
+            .map(|((namespace, name), _)| {
+                let mut pods = self.cluster.pods.iter();
+                pods.find(|p| (&p.namespace, &p.name) == (namespace, name))
+                    .cloned()
+            })
+            .collect();
+        let told: Vec<PodChange<'_>> = changes
+            .iter()
+            .zip(&before)
+            .map(|((name, now), before)| PodChange {
+                name,
+                before: before.as_ref(),
+                now: now.as_ref(),
+            })
+            .collect();
+        let untouched = self.slot.words.clone();
+        let followed = self
+            .sources
+            .follow(&self.program, &self.cluster, &told, &mut self.slot);
+        for ((namespace, name), now) in changes {
+            self.cluster
+                .pods
+                .retain(|p| (&p.namespace, &p.name) != (namespace, name));
+            self.cluster.pods.extend(now.clone());
+        }
+        self.cluster
+            .pods
+            .sort_by(|a, b| (&a.namespace, &a.name).cmp(&(&b.namespace, &b.name)));
+        if let Followed::Whole(_) = followed {
+            assert!(
+                untouched == self.slot.words,
+                "no address has changed its word"
+            );
+            let (linked, sources) =
+                link_sources(&self.program, &self.cluster, &self.view, &[]).unwrap();
+            self.slot = roomy(&linked);
+            (self.linked, self.sources) = (linked, sources);
+        }
+        followed
+    }
+
+    fn is_as_if_linked_anew(&self) {
+        let anew = link(&self.program, &self.cluster, &self.view, &[]).unwrap();
+        let length = self.slot.at(header::LENGTH) as usize;
+        assert!(
+            self.slot.used <= length,
+            "nothing is written beyond the table"
+        );
+        let (ours, theirs) = (
+            meaning(&self.slot.words[..length], &self.linked),
+            meaning(&anew.words, &anew),
+        );
+        assert_eq!(ours, theirs);
+    }
+
+    fn word(&self, address: &str) -> Address {
+        match address.parse().unwrap() {
+            IpAddr::V4(address) => address_v4(&self.slot, address.to_bits()),
+            IpAddr::V6(address) => address_v6(&self.slot, &parts(address.to_bits())),
+        }
+    }
+}
+
+fn roomy(linked: &Linked) -> Slot {
+    let mut words = linked.words.clone();
+    let used = words.len();
+    words.resize(used + ROOM, 0);
+    Slot { words, used }
+}
+
+fn pod(namespace: &str, name: &str, account: &str, ips: &[&str]) -> (PodName, Option<Pod>) {
+    let mut pod = Pod {
+        namespace: namespace.into(),
+        name: name.into(),
+        ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+        node: Some("there".into()),
+        ..Pod::default()
+    };
+    pod.template.service_account = account.into();
+    ((namespace.into(), name.into()), Some(pod))
+}
+
+fn gone(namespace: &str, name: &str) -> (PodName, Option<Pod>) {
+    ((namespace.into(), name.into()), None)
+}
+
+#[test]
+fn a_pod_that_is_gone_leaves_its_address_to_the_range_and_never_its_class() {
+    let mut node = Node::new();
+    let front = pod("web", "a", "front", &["10.0.0.9", "fd00::9"]);
+    let whole = node.change(std::slice::from_ref(&front));
+    assert_eq!(whole, Followed::Whole(Why::NewClass));
+    let class = node.word("10.0.0.9");
+    let second = pod("web", "b", "front", &["10.0.0.10", "fd00::10"]);
+    assert_eq!(node.change(&[second]), Followed::Done(2));
+    assert_eq!([node.word("10.0.0.10"), node.word("fd00::10")], [class; 2]);
+    assert_eq!(node.change(&[gone("web", "b")]), Followed::Done(2));
+    for address in ["10.0.0.10", "fd00::10"] {
+        assert_eq!(node.word(address).holder(), Holder::Unknown, "{address}");
+        assert_eq!(node.word(address).class(), 0, "{address}");
+    }
+    // Another's in the same moment.
+    let next = pod("web", "c", "nobody", &["10.0.0.9", "fd00::9"]);
+    assert_eq!(node.change(&[gone("web", "a"), next]), Followed::Done(2));
+    assert_eq!(node.word("10.0.0.9"), Address::new(Holder::RemotePod, 0));
+    assert_eq!(node.word("fd00::9"), Address::new(Holder::RemotePod, 0));
+    node.is_as_if_linked_anew();
+}
+
+#[test]
+fn an_address_that_two_pods_claim_is_nobodys_until_one_is_left() {
+    let mut node = Node::new();
+    node.change(&[pod("ops", "a", "x", &["10.0.0.9"])]);
+    let twice = node.change(&[pod("web", "b", "front", &["10.0.0.9"])]);
+    assert_eq!(twice, Followed::Whole(Why::Dispute));
+    assert_eq!(node.word("10.0.0.9").holder(), Holder::Unknown);
+    assert_eq!(
+        node.change(&[gone("ops", "a")]),
+        Followed::Whole(Why::Dispute)
+    );
+    assert_eq!(node.word("10.0.0.9").holder(), Holder::RemotePod);
+    node.is_as_if_linked_anew();
+}
+
+#[test]
+fn what_says_nothing_of_a_source_stores_nothing_and_a_local_pod_needs_a_whole_link() {
+    let mut node = Node::new();
+    let (name, a) = pod("ops", "a", "x", &["10.0.0.9"]);
+    node.change(&[(name.clone(), a.clone())]);
+    assert_eq!(node.change(&[(name.clone(), a.clone())]), Followed::Done(0));
+    let mut finished = a.unwrap();
+    finished.finished = true;
+    assert_eq!(node.change(&[(name, Some(finished))]), Followed::Done(1));
+    assert_eq!(node.word("10.0.0.9").holder(), Holder::Unknown);
+    let local = node.change(&[gone("shop", "other")]);
+    assert_eq!(local, Followed::Whole(Why::Local));
+    node.is_as_if_linked_anew();
+}
+
+#[test]
+fn room_that_is_used_up_is_found_out_before_anything_is_stored() {
+    let mut node = Node::new();
+    node.change(&[pod("ops", "a", "x", &["10.0.0.9"])]);
+    let many: Vec<_> = (0..9)
+        .map(|i| {
+            pod(
+                "ops",
+                &format!("p{i}"),
+                "x",
+                &[&format!("10.{}.0.1", 20 + i)],
+            )
+        })
+        .collect();
+    assert_eq!(
+        node.change(&many[..8]),
+        Followed::Done(8),
+        "two blocks each"
+    );
+    assert_eq!(node.change(&many[8..]), Followed::Whole(Why::Full));
+    node.is_as_if_linked_anew();
+}
+
+/// Addresses that share blocks of the trie and buckets, lie in ranges of every kind, or are the node's.
+const POOL: [&str; 12] = [
+    "10.0.0.7",
+    "10.0.0.9",
+    "10.0.1.9",
+    "10.0.9.9",
+    "10.7.0.1",
+    "10.9.0.1",
+    "192.168.0.1",
+    "fd00::9",
+    "fd00::a",
+    "fd00:0:0:1::9",
+    "fd00:0:0:9::9",
+    "2001:db8::1",
+];
+
+#[derive(Clone, Debug)]
+struct Step {
+    pod: usize,
+    there: bool,
+    account: usize,
+    addresses: Vec<usize>,
+    finished: bool,
+    host_network: bool,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let addresses = proptest::collection::btree_set(0..POOL.len(), 0..3);
+    (
+        0..6_usize,
+        prop::bool::weighted(0.75),
+        0..3_usize,
+        addresses,
+        prop::bool::weighted(0.1),
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(
+            |(pod, there, account, addresses, finished, host_network)| Step {
+                pod,
+                there,
+                account,
+                addresses: addresses.into_iter().collect(),
+                finished,
+                host_network,
+            },
+        )
+}
+
+impl Step {
+    fn change(&self) -> (PodName, Option<Pod>) {
+        let namespace = ["web", "ops", "shop"][self.pod % 3];
+        let name = format!("p{}", self.pod);
+        let account = ["front", "back", "x"][self.account];
+        let addresses: Vec<&str> = self.addresses.iter().map(|i| POOL[*i]).collect();
+        let (name, mut now) = pod(namespace, &name, account, &addresses);
+        if let Some(pod) = &mut now {
+            pod.finished = self.finished;
+            pod.template.host_network = self.host_network;
+        }
+        (name, now.filter(|_| self.there))
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+    #[test]
+    fn after_any_changes_a_table_says_what_a_whole_link_says(
+        steps in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..12)
+    ) {
+        let mut node = Node::new();
+        for batch in steps {
+            let changes: BTreeMap<PodName, Option<Pod>> =
+                batch.iter().map(Step::change).collect();
+            let changes: Vec<_> = changes.into_iter().collect();
+            node.change(&changes);
+            node.is_as_if_linked_anew();
+        }
+    }
+}

@@ -344,7 +344,7 @@ impl Step {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(64))]
+    #![proptest_config(ProptestConfig::with_cases(12))]
     #[test]
     fn after_any_changes_a_table_says_what_a_whole_link_says(
         steps in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..12)

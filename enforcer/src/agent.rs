@@ -11,6 +11,7 @@ mod hooks;
 pub mod links;
 mod pause;
 mod proxied;
+mod refresh;
 mod relink;
 mod rollback;
 mod shadow;
@@ -22,7 +23,7 @@ mod takeover;
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Instant,
 };
@@ -55,7 +56,7 @@ use crate::{
         datagrams::DatagramFlows,
         denied::{self, Exempt},
     },
-    inventory::{Inventory, LocalPod, PodName, Wanted, enrolment::unwanted},
+    inventory::{Inventory, InventoryError, LocalPod, PodName, Wanted, enrolment::unwanted},
     key_sets::{Fetcher, KeySetStatus},
     kube::Health,
     object::ObjectError,
@@ -90,6 +91,8 @@ pub struct Agent {
     look: Notify,
     /// Which pods are this node's.
     wanted: Wanted,
+    /// Files of the inventory and of the mesh, if it comes from files.
+    inventory: (Vec<PathBuf>, Option<PathBuf>),
     /// Where those are whom the agent itself asks.
     places: Arc<Places>,
     /// What keeps the agent from following the node's interfaces.
@@ -141,6 +144,10 @@ pub enum OrderError {
     NoShadow,
     #[error("no bundle that was active before this one is kept: there is nothing to go back to")]
     NothingBefore,
+    #[error("the inventory does not come from files: there is nothing to read again")]
+    NoFiles,
+    #[error(transparent)]
+    Inventory(#[from] Box<InventoryError>),
     #[error("{0}")]
     Unexplained(String),
     #[error(transparent)]
@@ -191,14 +198,7 @@ impl Agent {
         loaded: apply::Loaded,
     ) -> Result<Arc<Generation>, OrderError> {
         apply::check_order(&loaded, state.kept.newest, &self.trust)?;
-        let prepared = apply::link(
-            &loaded,
-            &state.inventory,
-            &self.settings,
-            &self.before(state),
-            state.tables.capacity(),
-        )?;
-        self.publish(state, loaded, prepared)
+        self.link_and_publish(state, loaded)
     }
 
     /// From now on packets from these interfaces, and no others, may speak for pods of other nodes.

@@ -3,6 +3,7 @@
 
 mod attribution;
 mod before;
+mod kept;
 mod namespaces;
 mod pauses;
 
@@ -11,24 +12,27 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{Duration, Instant, SystemTime},
 };
 
 use enforcer_ebpf::{
     judge::features,
-    words::{UPLINKS_MAX, Words, header, options, pod},
+    words::{UPLINKS_MAX, header, options, pod},
 };
 use policyc::{
     bundle::{self, Bundle, BundleError},
     l7::CompileError,
-    link::{self, HostMode, LinkError, Linked, LinkedPod, Local, NodeView, Summary},
+    link::{
+        self, Disputes, HostMode, LinkError, Linked, LinkedPod, Local, NodeView, Sources, Summary,
+    },
     lower::cell::Decided,
 };
 
 pub use attribution::Attribution;
 use attribution::attributions;
 pub use before::Before;
+pub use kept::{Kept, Live};
 pub use namespaces::{NamespaceSelector, policed as namespace_policed};
 pub use pauses::{seconds_since_boot, until};
 
@@ -109,6 +113,9 @@ pub struct Generation {
     pub verdicts: Vec<Decided>,
     /// What the proxy judges by.
     pub rules: Rules,
+    /// What it takes to follow sources while the table is in force.
+    pub kept: Kept,
+    pub sources: Mutex<Sources>,
     /// Slots of the pods' addresses.
     pub slots: BTreeMap<IpAddr, u32>,
     pub since: SystemTime,
@@ -198,6 +205,8 @@ impl Loaded {
 pub struct Prepared {
     pub linked: Linked,
     rules: Rules,
+    kept: Kept,
+    sources: Sources,
     slots: BTreeMap<IpAddr, u32>,
     pub time: Duration,
 }
@@ -255,15 +264,18 @@ pub fn link(
     let start = Instant::now();
     let slots = before.slots(inventory);
     let view = view(inventory, settings, before, capacity, &slots);
-    let linked =
-        link::link(&loaded.bundle.program, &inventory.cluster, &view, &[]).map_err(|source| {
-            ApplyError::Link {
-                path: loaded.path.clone(),
-                source,
-            }
-        })?;
-    let words = Box::new(Kept(linked.words.clone()));
     let program = &loaded.bundle.program;
+    let linked = link::link_sources(program, &inventory.cluster, &view, &[]);
+    let (linked, sources) = linked.map_err(|source| ApplyError::Link {
+        path: loaded.path.clone(),
+        source,
+    })?;
+    if !linked.disputed.is_empty() {
+        let addresses = &linked.disputed;
+        tracing::warn!(?addresses, "several pods claim them, and none is believed");
+    }
+    let kept = Kept::new(&linked.words, capacity);
+    let words = Box::new(kept.clone());
     let rules = Rules::with_keys(view.epoch, program, &linked, words, &settings.keys).map_err(
         |source| ApplyError::Rules {
             path: loaded.path.clone(),
@@ -274,6 +286,8 @@ pub fn link(
         rules,
         slots: slots_by_address(inventory, &linked),
         linked,
+        kept,
+        sources,
         time: start.elapsed(),
     };
     prepared.pause(before, &slots);
@@ -303,6 +317,8 @@ pub fn generation(
         pods: linked.pods,
         content: loaded.bundle,
         rules: prepared.rules,
+        kept: prepared.kept,
+        sources: Mutex::new(prepared.sources),
         slots: prepared.slots,
         since: SystemTime::now(),
         times: Times {
@@ -386,6 +402,7 @@ fn view(
         pod_flags: before.flags(inventory, slots),
         epoch: before.epoch + 1,
         capacity,
+        disputes: Disputes::Unknown,
         slots: slots.clone(),
     }
 }
@@ -404,16 +421,6 @@ fn slots_by_address(inventory: &Inventory, linked: &Linked) -> BTreeMap<IpAddr, 
         }));
     }
     slots
-}
-
-/// The words of a table, kept for the proxy: the slot in the kernel may be written again while a
-/// request is being judged.
-struct Kept(Vec<u32>);
-
-impl Words for Kept {
-    fn at(&self, index: u32) -> u32 {
-        self.0.as_slice().at(index)
-    }
 }
 
 fn interface(pod_: &LocalPod, interface: &crate::inventory::Interface) -> link::Interface {

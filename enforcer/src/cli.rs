@@ -11,6 +11,7 @@ mod load;
 mod monitor;
 mod pause;
 mod prepare;
+mod refresh;
 mod rollback;
 mod run;
 mod shadow;
@@ -42,6 +43,7 @@ enum Command {
     Explain(explain::Explain),
     Load(load::Load),
     Rollback(rollback::Rollback),
+    Refresh(refresh::Refresh),
     Shadow(shadow::Shadow),
     Pause(pause::Pause),
     Resume(pause::Resume),
@@ -132,6 +134,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Explain(command) => command.run(),
         Command::Load(command) => command.run(),
         Command::Rollback(command) => command.run(),
+        Command::Refresh(command) => command.run(),
         Command::Shadow(command) => command.run(),
         Command::Pause(command) => command.run(),
         Command::Resume(command) => command.run(),

@@ -26,7 +26,7 @@ pub use filter::Filter;
 
 pub use crate::report::Line;
 use crate::{
-    agent::{Agent, Explained, PauseStatus, Status},
+    agent::{Agent, Changed, Explained, PauseStatus, Status},
     apply::Generation,
     detach::Removed,
 };
@@ -45,6 +45,7 @@ pub enum Request {
     },
     /// Back to the bundle that was active before.
     Rollback {},
+    Refresh {},
     /// `namespace/name`, or null for every pod.
     Pause {
         #[serde(deserialize_with = "told")]
@@ -80,6 +81,7 @@ pub enum Request {
 pub enum Answer {
     Status(Box<Status>),
     Loaded(Loaded),
+    Changed(Changed),
     Paused(PauseStatus),
     /// So many pauses have ended.
     Resumed(usize),
@@ -214,6 +216,7 @@ fn answer(agent: &Agent, request: &Request) -> Answer {
         Request::Status {} => agent.status().map(|s| Answer::Status(Box::new(s))),
         Request::Load { bundle } => agent.load(bundle).map(loaded),
         Request::Rollback {} => agent.rollback().map(loaded),
+        Request::Refresh {} => agent.refresh().map(Answer::Changed),
         Request::Pause {
             pod,
             seconds,

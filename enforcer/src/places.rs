@@ -16,34 +16,73 @@ use policyc::cluster::{Cluster, Pod, Service, TargetPort};
 /// Names and addresses.
 #[derive(Debug, Default)]
 pub struct Places {
-    /// By (name, namespace) of a Service and its port.
-    services: RwLock<BTreeMap<(String, String, u16), Vec<SocketAddr>>>,
+    /// By namespace and name.
+    services: RwLock<BTreeMap<String, BTreeMap<String, Served>>>,
     next: AtomicUsize,
+}
+
+/// A Service and where it is served.
+#[derive(Debug)]
+struct Served {
+    service: Service,
+    /// By the pod's name: the port of the Service, and the end.
+    pods: BTreeMap<String, Vec<(u16, SocketAddr)>>,
+}
+
+impl Served {
+    fn by(service: &Service) -> Self {
+        Self {
+            service: service.clone(),
+            pods: BTreeMap::new(),
+        }
+    }
+
+    /// A pod of the Service's namespace as it is now.
+    fn learn(&mut self, pod: &Pod) {
+        if !selects(&self.service, pod) {
+            return;
+        }
+        let ports = self.service.ports.iter();
+        let ends = ports.flat_map(|port| end(pod, &port.target).map(|end| (port.port, end)));
+        self.pods.insert(pod.name.clone(), ends.collect());
+    }
 }
 
 impl Places {
     /// Learns the Services of an inventory, in the place of those known before.
     pub fn know(&self, cluster: &Cluster) {
-        let mut services = BTreeMap::new();
+        let mut services: BTreeMap<String, BTreeMap<String, Served>> = BTreeMap::new();
         for service in &cluster.services {
-            let selected: Vec<&Pod> = cluster
-                .pods
-                .iter()
-                .filter(|pod| selects(service, pod))
-                .collect();
-            for port in &service.ports {
-                let ends = selected
-                    .iter()
-                    .flat_map(|pod| ends(pod, &port.target))
-                    .collect();
-                let key = (service.name.clone(), service.namespace.clone(), port.port);
-                services.insert(key, ends);
-            }
+            services
+                .entry(service.namespace.clone())
+                .or_default()
+                .insert(service.name.clone(), Served::by(service));
+        }
+        for pod in &cluster.pods {
+            let served = services.get_mut(&pod.namespace).into_iter().flatten();
+            served.for_each(|(_, served)| served.learn(pod));
         }
         *self
             .services
             .write()
             .unwrap_or_else(PoisonError::into_inner) = services;
+    }
+
+    /// Learns of pods that have changed: as they were, and as they are.
+    pub fn change(&self, before: &[&Pod], now: &[&Pod]) {
+        let mut services = self
+            .services
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        for pod in before {
+            for served in services.get_mut(&pod.namespace).into_iter().flatten() {
+                served.1.pods.remove(&pod.name);
+            }
+        }
+        for pod in now {
+            let served = services.get_mut(&pod.namespace).into_iter().flatten();
+            served.for_each(|(_, served)| served.learn(pod));
+        }
     }
 
     /// An address of a host: an IP address, a Service of the inventory as `NAME.NAMESPACE[.svc[...]]`,
@@ -74,9 +113,16 @@ impl Places {
         let mut parts = host.splitn(3, '.');
         let (name, namespace, rest) = (parts.next()?, parts.next()?, parts.next());
         let local = rest.is_none_or(|rest| rest == "svc" || rest.starts_with("svc."));
-        let key = (name.to_owned(), namespace.to_owned(), port);
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-        services.get(&key).filter(|_| local).cloned()
+        let served = services.get(namespace)?.get(name).filter(|_| local)?;
+        let mut ports = served.service.ports.iter();
+        ports.find(|known| known.port == port)?;
+        let ends = served.pods.values().flatten();
+        Some(
+            ends.filter(|(of, _)| *of == port)
+                .map(|(_, end)| *end)
+                .collect(),
+        )
     }
 }
 
@@ -91,7 +137,7 @@ fn selects(service: &Service, pod: &Pod) -> bool {
             .all(|(name, value)| labels.get(name) == Some(value))
 }
 
-fn ends(pod: &Pod, target: &TargetPort) -> Vec<SocketAddr> {
+fn end(pod: &Pod, target: &TargetPort) -> Option<SocketAddr> {
     let port = match target {
         TargetPort::Number(port) => Some(*port),
         TargetPort::Name(name) => {
@@ -101,10 +147,7 @@ fn ends(pod: &Pod, target: &TargetPort) -> Vec<SocketAddr> {
     };
     // The first address is the one that a pod is known by.
     let ip = pod.ips.first().copied();
-    port.zip(ip)
-        .map(|(port, ip)| SocketAddr::new(ip, port))
-        .into_iter()
-        .collect()
+    port.zip(ip).map(|(port, ip)| SocketAddr::new(ip, port))
 }
 
 #[cfg(test)]
@@ -153,5 +196,18 @@ status: {phase: Running, podIP: 10.0.0.8}
         }
         assert_eq!(places.service("authz.shop.example.com", 80), None);
         assert_eq!(places.service("authz.shop.svc", 81), None);
+        // It moves, and a pod joins that was not selected before.
+        let before = loaded.cluster.pods.clone();
+        let mut now = before.clone();
+        for pod in &mut now {
+            pod.template.labels.insert("app".into(), "authz".into());
+            pod.ips = vec!["10.0.0.9".parse().expect("an address")];
+        }
+        let [before, now] = [&before, &now].map(|pods| pods.iter().collect::<Vec<_>>());
+        places.change(&before, &now);
+        let ends = places.service("authz.shop", 80).expect("it is known");
+        assert_eq!(ends, ["10.0.0.9:8000".parse().expect("an end"); 2]);
+        places.change(&now, &[]);
+        assert_eq!(places.service("authz.shop", 80), Some(Vec::new()));
     }
 }

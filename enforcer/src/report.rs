@@ -21,7 +21,10 @@ use std::{
 };
 
 use enforcer_ebpf::{event::Event, reason::Reason, words::Cell};
-use policyc::{cluster::Cluster, link::Identity};
+use policyc::{
+    cluster::{Cluster, Pod},
+    link::Identity,
+};
 use tokio::sync::broadcast;
 
 pub use line::{Peer, ShadowVerdict, Verdict, VerdictLine};
@@ -45,6 +48,23 @@ struct Named {
     pod: String,
     /// What its certificate would say.
     principal: String,
+}
+
+/// The addresses from which a pod speaks, with its names.
+fn names_of(trust_domain: &str, pod: &Pod) -> Vec<(IpAddr, Named)> {
+    if pod.finished || pod.template.host_network {
+        return Vec::new();
+    }
+    let identity = Identity {
+        trust_domain: trust_domain.into(),
+        namespace: pod.namespace.clone(),
+        service_account: pod.template.service_account.clone(),
+    };
+    let named = || Named {
+        pod: format!("{}/{}", pod.namespace, pod.name),
+        principal: identity.principal(),
+    };
+    pod.ips.iter().map(|ip| (*ip, named())).collect()
 }
 
 /// Expands events and hands them to whoever listens.
@@ -93,24 +113,21 @@ impl Reporter {
 
     /// Whose addresses are whose.
     pub fn name_pods(&self, cluster: &Cluster) {
-        let names = cluster
-            .pods
-            .iter()
-            .filter(|pod| !pod.finished && !pod.template.host_network)
-            .flat_map(|pod| {
-                let identity = Identity {
-                    trust_domain: cluster.mesh.trust_domain.clone(),
-                    namespace: pod.namespace.clone(),
-                    service_account: pod.template.service_account.clone(),
-                };
-                let named = move || Named {
-                    pod: format!("{}/{}", pod.namespace, pod.name),
-                    principal: identity.principal(),
-                };
-                pod.ips.iter().map(move |ip| (*ip, named()))
-            })
-            .collect();
+        let trust_domain = &cluster.mesh.trust_domain;
+        let pods = cluster.pods.iter();
+        let names = pods.flat_map(|pod| names_of(trust_domain, pod)).collect();
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// Learns of pods that have changed: as they were, and as they are.
+    pub fn rename_pods(&self, trust_domain: &str, before: &[&Pod], now: &[&Pod]) {
+        let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
+        for (ip, gone) in before.iter().flat_map(|pod| names_of(trust_domain, pod)) {
+            if names.get(&ip).is_some_and(|named| named.pod == gone.pod) {
+                names.remove(&ip);
+            }
+        }
+        names.extend(now.iter().flat_map(|pod| names_of(trust_domain, pod)));
     }
 
     /// Every line from now on.

@@ -165,6 +165,11 @@ impl Tables {
         (slot < SLOTS && Some(slot) != self.active_slot()).then_some(slot)
     }
 
+    /// The words of a slot, for what may be stored while they are in force.
+    pub fn memory(&self, slot: u32) -> Option<&Memory> {
+        Some(&self.slots.get(slot as usize)?.as_ref()?.memory)
+    }
+
     /// Waits until nobody reads a slot any more. Blocks for a grace period, some 10 ms, when it was
     /// read before. Must not be the active one.
     pub fn await_readers(&mut self, slot: u32) -> Result<(), TableError> {

@@ -39,25 +39,29 @@ impl Changes {
     /// What takes them back, in a cluster that they have not changed yet.
     pub fn undoing(&self, cluster: &Cluster) -> Self {
         let before = |name: &PodName| (name.clone(), pod(cluster, name).cloned());
-        let rest = self.rest.as_ref().map(|_| {
-            Box::new(Cluster {
-                mesh: cluster.mesh.clone(),
-                namespaces: cluster.namespaces.clone(),
-                service_accounts: cluster.service_accounts.clone(),
-                pods: Vec::new(),
-                workloads: cluster.workloads.clone(),
-                services: cluster.services.clone(),
-                nodes: cluster.nodes.clone(),
-                policies: cluster.policies.clone(),
-                request_authentications: cluster.request_authentications.clone(),
-                peer_authentications: cluster.peer_authentications.clone(),
-                skipped: cluster.skipped.clone(),
-            })
-        });
+        let rest = self.rest.as_ref();
         Self {
             pods: self.pods.keys().map(before).collect(),
-            rest,
+            rest: rest.map(|_| Box::new(without_pods(cluster))),
         }
+    }
+
+    /// What makes one cluster another.
+    pub fn between(before: &Cluster, mut now: Cluster) -> Self {
+        let mut pods: BTreeMap<PodName, Option<Pod>> = BTreeMap::new();
+        for pod in std::mem::take(&mut now.pods) {
+            pods.insert((pod.namespace.clone(), pod.name.clone()), Some(pod));
+        }
+        for was in &before.pods {
+            let name = (was.namespace.clone(), was.name.clone());
+            match pods.get(&name) {
+                None => drop(pods.insert(name, None)),
+                Some(is) if is.as_ref().is_some_and(|is| same(was, is)) => drop(pods.remove(&name)),
+                Some(_) => {}
+            }
+        }
+        let rest = (without_pods(before) != now).then(|| Box::new(now));
+        Self { pods, rest }
     }
 
     /// Makes them come true. The pods of a cluster are sorted by namespace and name, and stay so.
@@ -77,6 +81,32 @@ impl Changes {
                 (Err(_), None) => {}
             }
         }
+    }
+}
+
+/// Whether a pod is as it was, wherever that is written.
+fn same(was: &Pod, is: &Pod) -> bool {
+    let written = Pod {
+        document: was.document,
+        object: was.object.clone(),
+        ..is.clone()
+    };
+    *was == written
+}
+
+fn without_pods(cluster: &Cluster) -> Cluster {
+    Cluster {
+        mesh: cluster.mesh.clone(),
+        namespaces: cluster.namespaces.clone(),
+        service_accounts: cluster.service_accounts.clone(),
+        pods: Vec::new(),
+        workloads: cluster.workloads.clone(),
+        services: cluster.services.clone(),
+        nodes: cluster.nodes.clone(),
+        policies: cluster.policies.clone(),
+        request_authentications: cluster.request_authentications.clone(),
+        peer_authentications: cluster.peer_authentications.clone(),
+        skipped: cluster.skipped.clone(),
     }
 }
 
@@ -121,6 +151,27 @@ mod tests {
         gone.pod(named("shop", "a").0, None);
         gone.apply(&mut cluster);
         assert_eq!(names(&cluster), ["z", "c"]);
+    }
+
+    #[test]
+    fn what_lies_between_two_clusters_makes_one_the_other() {
+        let of = |names: &[&str]| Cluster {
+            pods: names.iter().map(|name| named("shop", name).1).collect(),
+            ..Cluster::default()
+        };
+        let (mut before, mut now) = (of(&["a", "b", "c"]), of(&["b", "c", "d"]));
+        now.pods[1].finished = true;
+        let changes = Changes::between(&before, now.clone());
+        let told: Vec<&str> = changes.pods.keys().map(|(_, name)| name.as_str()).collect();
+        assert_eq!((told, changes.rest.is_some()), (vec!["a", "c", "d"], false));
+        changes.apply(&mut before);
+        assert_eq!(before, now);
+        assert!(Changes::between(&before, now.clone()).is_empty());
+        now.namespaces.insert("new".into(), Default::default());
+        let changes = Changes::between(&before, now.clone());
+        assert!(changes.pods.is_empty());
+        changes.apply(&mut before);
+        assert_eq!(before, now);
     }
 
     #[test]

@@ -46,24 +46,13 @@ impl Gather {
     pub async fn follow(&self, agent: Arc<Agent>) {
         self.run(|changes| {
             let agent = Arc::clone(&agent);
-            let making = tokio::task::spawn_blocking(move || agent.change(changes));
-            async { match making.await {
-                Ok(Ok(changed)) => {
-                    tracing::debug!(?changed, "the cluster has changed");
-                    true
-                }
-                Ok(Err(error)) => {
-                    tracing::error!(
-                        error = crate::chain(&error),
-                        "a change of the cluster is not in force, and is tried again"
-                    );
-                    false
-                }
-                Err(error) => {
+            let making = tokio::task::spawn_blocking(move || made(&agent, changes));
+            async {
+                making.await.unwrap_or_else(|error| {
                     tracing::error!(%error, "a change of the cluster broke off, and is tried again");
                     false
-                }
-            }}
+                })
+            }
         })
         .await;
     }
@@ -99,6 +88,31 @@ impl Gather {
     fn waiting(&self) -> std::sync::MutexGuard<'_, Changes> {
         // Whatever broke off while it was held left whole changes.
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether the changes are in force.
+fn made(agent: &Agent, changes: Changes) -> bool {
+    match agent.change(changes) {
+        Ok(changed) => {
+            tracing::debug!(?changed, "the cluster has changed");
+            if changed.words.is_none()
+                && let Err(error) = agent.make_ready()
+            {
+                tracing::warn!(
+                    error = crate::chain(&error),
+                    "the next change waits for a grace period"
+                );
+            }
+            true
+        }
+        Err(error) => {
+            tracing::error!(
+                error = crate::chain(&error),
+                "a change of the cluster is not in force, and is tried again"
+            );
+            false
+        }
     }
 }
 

@@ -29,7 +29,14 @@ impl Agent {
 
     pub(super) fn relink(&self, state: &mut State) -> Result<Arc<Generation>, OrderError> {
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        let loaded = again(&active);
+        self.link_and_publish(state, again(&active))
+    }
+
+    pub(super) fn link_and_publish(
+        &self,
+        state: &mut State,
+        loaded: Loaded,
+    ) -> Result<Arc<Generation>, OrderError> {
         let prepared = apply::link(
             &loaded,
             &state.inventory,

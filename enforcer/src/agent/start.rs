@@ -381,6 +381,7 @@ async fn bring_up(
         changes: tokio::sync::watch::Sender::new(0),
         look: Default::default(),
         wanted: options.wanted.clone(),
+        inventory: (options.inventory.clone(), options.mesh.clone()),
         places: places.clone(),
         unfollowed: Default::default(),
         paused: Default::default(),

@@ -81,11 +81,14 @@ impl Memory {
         }
     }
 
-    /// Copies all of `words` from index `from` on to the same places. Outside: nothing.
+    /// Copies all of `words` from index `from` on to the same places. Outside: nothing. Most are there
+    /// already, from the table before last: what is only read stays shared among the processors.
     pub fn copy_from(&mut self, words: &[u32], from: u32) {
         for (i, value) in words.iter().enumerate().skip(from as usize) {
             if let Some(word) = u32::try_from(i).ok().and_then(|i| self.word(i)) {
-                word.store(*value, Ordering::Relaxed);
+                if word.load(Ordering::Relaxed) != *value {
+                    word.store(*value, Ordering::Relaxed);
+                }
             }
         }
     }

@@ -22,6 +22,8 @@ pub enum What {
     Datapath,
     /// The proxy beside Envoy: processor time, latency, memory
     L7,
+    /// One change of the cluster, from the call to the table
+    Increments,
     /// Real traffic between pods, beside nft, iptables and BPF maps
     Net,
 }
@@ -36,6 +38,7 @@ pub fn run(what: What, json: Option<PathBuf>) -> Result<()> {
         What::Compile => compile(json),
         What::Datapath => datapath(json),
         What::L7 => l7(json),
+        What::Increments => program("bench-increments", json, &[]),
         What::Net => net(json),
     }
 }

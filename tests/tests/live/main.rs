@@ -22,6 +22,7 @@ mod paths;
 mod proxy;
 mod recorded;
 mod resets;
+mod refreshed;
 mod restart;
 mod rights;
 mod signed;

@@ -85,10 +85,10 @@ impl Memory {
     /// already, from the table before last: what is only read stays shared among the processors.
     pub fn copy_from(&mut self, words: &[u32], from: u32) {
         for (i, value) in words.iter().enumerate().skip(from as usize) {
-            if let Some(word) = u32::try_from(i).ok().and_then(|i| self.word(i)) {
-                if word.load(Ordering::Relaxed) != *value {
-                    word.store(*value, Ordering::Relaxed);
-                }
+            if let Some(word) = u32::try_from(i).ok().and_then(|i| self.word(i))
+                && word.load(Ordering::Relaxed) != *value
+            {
+                word.store(*value, Ordering::Relaxed);
             }
         }
     }

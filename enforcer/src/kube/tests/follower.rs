@@ -277,9 +277,10 @@ async fn a_server_that_falls_silent_is_asked_again_from_where_it_was() {
 
 #[tokio::test]
 async fn a_watch_that_is_refused_for_good_is_begun_anew() {
-    let no = refusal(504, "Timeout", "Too large resource version");
+    // Not a code that the client itself tries again.
+    let no = refusal(400, "BadRequest", "Too large resource version");
     let mut answers = vec![page(900, "", &["a"])];
-    answers.extend(vec![Answer::Refused(504, no); 3]);
+    answers.extend(vec![Answer::Refused(400, no); 3]);
     answers.push(page(3, "", &["b"]));
     let mut following = follow(Kind::Namespaces, PACE, answers).await;
     let told = following.told(6).await;

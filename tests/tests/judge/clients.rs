@@ -44,6 +44,7 @@ fn asks(world: &World, client: u8, maker: Maker) -> bool {
         pods: Vec::new(),
         classes: Default::default(),
         extra_classes: Vec::new(),
+        disputed: Default::default(),
         summary: Summary::default(),
     };
     let words = Box::new(Kept(world.table.build()));

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Instant,
 };
 
@@ -11,14 +12,16 @@ use policyc::{
     bundle::{self, Bundle},
     cluster::{Cluster, Mesh, ProviderKind},
     compile::compile,
-    diagnostic::{Code, Severity},
+    diagnostic::{Code, Diagnostic, Severity},
     inventory::Inventory,
     lint,
     options::CatchAllDeny,
     read::{Loaded, live},
+    report::labels,
 };
 
 use super::health::Compiled;
+use crate::conditions::{desired, writer::Conditions};
 
 /// What compiling came to.
 #[derive(Debug)]
@@ -26,20 +29,23 @@ pub struct Outcome {
     /// `None`: the errors say why.
     pub bundle: Option<Bundle>,
     pub report: Compiled,
+    /// What is to be said at the policies themselves.
+    pub conditions: Conditions,
     /// The cluster that was compiled.
     pub cluster: Cluster,
 }
 
 /// Compiles what was read. `errors` were found in reading it.
-pub fn run(loaded: Loaded, errors: Vec<String>, catch_all_deny: CatchAllDeny) -> Outcome {
+pub fn run(loaded: Loaded, errors: Vec<Diagnostic>, catch_all_deny: CatchAllDeny) -> Outcome {
     let began = Instant::now();
     let mut report = Compiled {
         policies: loaded.cluster.policies.len() + loaded.cluster.request_authentications.len(),
-        errors,
+        errors: errors.iter().map(|error| line(&loaded, error)).collect(),
         ..Compiled::default()
     };
+    let mut found = errors;
     if report.errors.is_empty() {
-        look(&loaded, catch_all_deny, &mut report);
+        found = look(&loaded, catch_all_deny, &mut report);
     }
     let mut bundle = None;
     if report.errors.is_empty() {
@@ -48,22 +54,25 @@ pub fn run(loaded: Loaded, errors: Vec<String>, catch_all_deny: CatchAllDeny) ->
             Err(error) => report.errors.push(error),
         }
     }
+    let labels = bundle.as_ref().map(|bundle| labels(&bundle.program));
+    let conditions = Arc::new(desired(&found, &labels.unwrap_or_default()));
     report.took = began.elapsed();
     Outcome {
         bundle,
         report,
+        conditions,
         cluster: loaded.cluster,
     }
 }
 
 /// What would not do here what it does under Istio, and the probes that policies close.
-pub fn look(loaded: &Loaded, catch_all_deny: CatchAllDeny, report: &mut Compiled) {
+fn look(loaded: &Loaded, catch_all_deny: CatchAllDeny, report: &mut Compiled) -> Vec<Diagnostic> {
     let found = match lint::of_node(loaded, catch_all_deny) {
         Ok(found) => found,
         Err(error) => vec![lint::unresolved(loaded, &error)],
     };
-    for found in found {
-        let line = live::line(&found, loaded.sources.file_name_of(found.at.document));
+    for found in &found {
+        let line = line(loaded, found);
         match found.severity {
             Severity::Error => report.errors.push(line),
             _ if found.code == Code::ProbesBlocked => report.notes.push(line),
@@ -71,6 +80,11 @@ pub fn look(loaded: &Loaded, catch_all_deny: CatchAllDeny, report: &mut Compiled
             Severity::Warning | Severity::Note => {}
         }
     }
+    found
+}
+
+fn line(loaded: &Loaded, found: &Diagnostic) -> String {
+    live::line(found, loaded.sources.file_name_of(found.at.document))
 }
 
 /// As bytes and back, so that it has the hash that a bundle of these policies has.

@@ -106,15 +106,10 @@ impl Rest {
     }
 
     /// The cluster, with these pods and no others, and the errors in it.
-    pub fn load<'a>(&self, pods: impl Iterator<Item = &'a Pod>) -> (Loaded, Vec<String>) {
-        let (mut loaded, found) = self.objects.load();
+    pub fn load<'a>(&self, pods: impl Iterator<Item = &'a Pod>) -> (Loaded, Vec<Diagnostic>) {
+        let (mut loaded, mut errors) = self.objects.load();
         loaded.cluster.pods = pods.cloned().collect();
-        let errors = found
-            .iter()
-            .filter(|found| found.severity == Severity::Error);
-        let line =
-            |error: &Diagnostic| live::line(error, loaded.sources.file_name_of(error.at.document));
-        let errors = errors.map(line).collect();
+        errors.retain(|found| found.severity == Severity::Error);
         (loaded, errors)
     }
 

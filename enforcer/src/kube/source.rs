@@ -12,7 +12,7 @@ use std::{
 use ::kube::Client;
 use policyc::{bundle::Bundle, cluster::Cluster, options::CatchAllDeny};
 use tokio::{
-    sync::{Notify, mpsc},
+    sync::{Notify, mpsc, watch},
     task::{JoinError, JoinHandle},
 };
 
@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     agent::{Agent, Gather},
+    conditions::{Writer, writer::Conditions},
     world::Changes,
 };
 
@@ -41,6 +42,8 @@ pub struct Settings {
     pub node: String,
     /// Policies come from the cluster, too.
     pub policies: bool,
+    /// They are told what has become of them.
+    pub write_conditions: bool,
     pub mesh: MeshPlace,
     pub catch_all_deny: CatchAllDeny,
     pub pace: Pace,
@@ -67,6 +70,10 @@ pub struct Source {
     /// Hash of the policies in force.
     hash: Option<String>,
     compiling: Option<JoinHandle<Outcome>>,
+    /// Writes at the policies, once something is known of them.
+    writer: Option<Writer>,
+    /// What it is to write.
+    conditions: Option<watch::Sender<Conditions>>,
     /// Policies have changed since they were last compiled.
     stale: bool,
     /// What policies speak about has changed since.
@@ -94,6 +101,10 @@ impl Source {
             };
             tokio::spawn(follower.run());
         }
+        let namespace = client.default_namespace();
+        let writer = settings
+            .write_conditions
+            .then(|| Writer::new(client.clone(), namespace, &settings.node));
         Self {
             pods: Pods::new(&settings.node),
             rest: Rest::new(Arc::clone(&health)),
@@ -104,6 +115,8 @@ impl Source {
             in_force: InForce::default(),
             hash: None,
             compiling: None,
+            writer,
+            conditions: None,
             stale: false,
             moved: false,
             looked: Instant::now(),
@@ -128,6 +141,7 @@ impl Source {
                 let run = move || policies::run(loaded, errors, catch_all_deny);
                 let outcome = tokio::task::spawn_blocking(run).await?;
                 self.health.compiled(outcome.report.clone());
+                self.say_at_policies(outcome.conditions.clone());
                 let Some(compiled) = outcome.bundle else {
                     if policies || told.is_none() {
                         say(
@@ -228,8 +242,10 @@ impl Source {
         let Outcome {
             bundle,
             mut report,
+            conditions,
             cluster,
         } = outcome;
+        self.say_at_policies(conditions);
         if let Some(bundle) = bundle.filter(|bundle| Some(&bundle.hash) != self.hash.as_ref()) {
             if self.pods.ask(policies::asked(&cluster)) {
                 self.again.notify_one();
@@ -263,6 +279,17 @@ impl Source {
             self.compile();
         }
         Ok(())
+    }
+
+    /// Whoever writes the policies is told at the policies themselves.
+    fn say_at_policies(&mut self, conditions: Conditions) {
+        if let Some(writer) = self.writer.take() {
+            let (told, wanted) = watch::channel(conditions);
+            self.conditions = Some(told);
+            tokio::spawn(writer.run(wanted));
+        } else if let Some(told) = &self.conditions {
+            told.send_replace(conditions);
+        }
     }
 
     async fn hear(&mut self) -> io::Result<()> {

@@ -227,7 +227,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "status",
-        "The agent may write policies' status, and Events",
+        "The agent may write policies' status",
         BOOLEAN,
         Some("false"),
         &[],

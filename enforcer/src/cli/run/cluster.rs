@@ -34,6 +34,11 @@ pub(super) struct ClusterArgs {
         default_value = "istio-system/istio"
     )]
     mesh_config_map: MeshPlace,
+    /// Write into the status of the cluster's policies which of them are not enforced, or otherwise than
+    /// they are written (condition `EnforcerAccepted`). One agent of the cluster does, which holds a
+    /// lease; it needs the rights of enforcer/deploy/components/status
+    #[arg(long, env = "ENFORCER_WRITE_CONDITIONS")]
+    write_conditions: bool,
     /// What a DENY rule without from, to and when means in the cluster's policies: it denies
     /// everything, as in Istio, or what no ALLOW rule allows
     #[arg(
@@ -73,6 +78,9 @@ impl ClusterArgs {
             }
             (true, true) if !keys.is_empty() => {
                 "--require-signature needs --policy-source=bundle: nobody signs policies of a cluster"
+            }
+            (_, false) if self.write_conditions => {
+                "--write-conditions needs --policy-source=cluster: a bundle has no policies to write at"
             }
             (true, _) if !inventory.is_empty() => {
                 "--inventory and --kube exclude each other: pods have one source"
@@ -124,6 +132,7 @@ impl ClusterArgs {
         let settings = Settings {
             node: node.unwrap_or_default().into(),
             policies,
+            write_conditions: self.write_conditions,
             mesh: self.mesh_config_map.clone(),
             catch_all_deny: match self.catch_all_deny {
                 CatchAllDeny::DenyAll => options::CatchAllDeny::DenyAll,
@@ -184,6 +193,10 @@ mod tests {
             ("--inventory i", "--bundle FILE"),
             ("--kube", "--bundle FILE"),
             ("--inventory i --policy-source cluster", "needs --kube"),
+            (
+                "--kube --bundle b --write-conditions",
+                "--write-conditions needs --policy-source=cluster",
+            ),
             (
                 "--kube --policy-source cluster --bundle b",
                 "policies have one source",

@@ -67,20 +67,31 @@ fn pod(name: &str, ip: &str, node: &str) -> Value {
         "spec": {"nodeName": node}, "status": {"phase": "Running", "podIP": ip}})
 }
 
+fn settings(policies: bool) -> Settings {
+    Settings {
+        node: "here".into(),
+        policies,
+        write_conditions: false,
+        mesh: mesh(),
+        catch_all_deny: Default::default(),
+        pace: PACE,
+    }
+}
+
 async fn start(
     policies: bool,
     of: impl Fn(&str) -> (Vec<Value>, String) + Send + Sync + 'static,
 ) -> (Source, Arc<Health>) {
+    start_with(settings(policies), of).await
+}
+
+async fn start_with(
+    settings: Settings,
+    of: impl Fn(&str) -> (Vec<Value>, String) + Send + Sync + 'static,
+) -> (Source, Arc<Health>) {
     let config = Config::new(server(of).await.parse().expect("an address"));
     let client = Client::try_from(config).expect("a client");
-    let health = Arc::new(Health::new(policies));
-    let settings = Settings {
-        node: "here".into(),
-        policies,
-        mesh: mesh(),
-        catch_all_deny: Default::default(),
-        pace: PACE,
-    };
+    let health = Arc::new(Health::new(settings.policies));
     (Source::start(&client, settings, health.clone()), health)
 }
 
@@ -121,6 +132,32 @@ async fn an_agent_begins_with_the_whole_cluster_and_its_policies() {
         (compiled.policies, compiled.times, compiled.failed),
         (1, 1, 0)
     );
+}
+
+#[tokio::test]
+async fn the_lease_that_says_who_writes_at_policies_is_asked_for_where_that_is_wanted() {
+    const LEASE: &str = "leases/enforcer-conditions";
+    for wanted in [true, false] {
+        let lease = Arc::new(tokio::sync::Notify::new());
+        let asked = lease.clone();
+        let settings = Settings {
+            write_conditions: wanted,
+            ..settings(true)
+        };
+        let (mut source, _) = start_with(settings, move |path| {
+            if path.ends_with(LEASE) {
+                assert!(wanted, "nobody is to write");
+                asked.notify_one();
+            }
+            base(path)
+        })
+        .await;
+        first(&mut source).await;
+        if wanted {
+            let seen = tokio::time::timeout(PATIENCE, lease.notified()).await;
+            seen.expect("once the policies have been compiled");
+        }
+    }
 }
 
 #[tokio::test]

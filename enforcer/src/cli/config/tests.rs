@@ -58,6 +58,33 @@ fn a_file_gives_what_the_command_line_does_not() {
     assert_eq!(effective["no-proxy"]["value"], "true");
 }
 
+/// The configurations that are shipped: of the base, and of the component with a bundle.
+#[test]
+fn what_is_deployed_is_what_the_agent_understands() {
+    for (file, pointer, source) in [
+        ("base/config.yaml", "data", "cluster"),
+        ("components/bundle/kustomization.yaml", "patches", "bundle"),
+    ] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("deploy")
+            .join(file);
+        let text = fs::read_to_string(&path).expect("it is part of the repository");
+        let yaml: serde_yaml::Value = serde_yaml::from_str(&text).expect("YAML");
+        let text = match &yaml[pointer] {
+            serde_yaml::Value::Mapping(data) => data["config.yaml"].clone(),
+            patches => {
+                let patch = patches[0]["patch"].as_str().expect("a patch");
+                let steps: serde_yaml::Value = serde_yaml::from_str(patch).expect("YAML");
+                steps[0]["value"].clone()
+            }
+        };
+        let matches = parse(text.as_str().expect("a text"), &[]);
+        let matches = matches.unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert_eq!(value(&matches, "policy_source"), [source], "{file}");
+        assert_eq!(value(&matches, "kube"), ["true"], "{file}");
+    }
+}
+
 #[test]
 fn what_a_file_must_not_say_is_an_error_that_names_it() {
     let whole = "bundle: b\ninventory: i\n";

@@ -68,7 +68,7 @@ fn an_api_server_takes_the_manifests_and_their_rights_are_no_more_than_the_agent
         &cluster,
         "patch authorizationpolicies.security.istio.io -A"
     ));
-    let lease = "leases.coordination.k8s.io/enforcer-status";
+    let lease = "leases.coordination.k8s.io/enforcer-conditions";
     for namespace in ["enforcer-system", "default"] {
         let may = may(&cluster, &format!("update {lease} -n {namespace}"));
         assert_eq!(

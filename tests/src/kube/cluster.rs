@@ -136,6 +136,7 @@ impl Cluster {
             .arg(format!("--tls-private-key-file={}", file("server.key")))
             .arg(format!("--token-auth-file={}", file("tokens.csv")))
             .arg("--authorization-mode=RBAC")
+            .arg("--allow-privileged=true")
             // Nobody makes the accounts that it would ask for.
             .arg("--disable-admission-plugins=ServiceAccount")
             .arg("--service-account-issuer=https://kubernetes.default.svc")

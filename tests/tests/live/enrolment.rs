@@ -103,6 +103,9 @@ fn a_pod_that_is_left_to_a_mesh_still_cannot_borrow_an_address() {
     let (frontend, other) = (world.pod("frontend"), world.pod("other"));
     let borrowed = format!("addr add {}/32 dev eth0", frontend.v4);
     other.netns.ip(&borrowed).expect("its own device");
+    // Who asks for its neighbour under another's address gets no answer.
+    let own = other.netns.sysctl("net/ipv4/conf/all/arp_announce", "2");
+    own.expect("a namespace of its own");
     let before = world.counted("spoofed_pod_source");
     let from = std::net::SocketAddr::new(frontend.v4.into(), 0);
     let to = std::net::SocketAddr::new(world.backend()[0], PORT);
@@ -113,6 +116,7 @@ fn a_pod_that_is_left_to_a_mesh_still_cannot_borrow_an_address() {
     sent.expect("the pod may try");
     assert!(
         until(PATIENCE, || world.counted("spoofed_pod_source") > before),
-        "backend's verdict about frontend rests on frontend's address"
+        "backend's verdict about frontend rests on frontend's address: {}",
+        String::from_utf8_lossy(&world.home.call(&["status"]).expect("it runs").stdout)
     );
 }

@@ -15,7 +15,7 @@ use netlink_packet_sock_diag::{
 };
 use netlink_sys::{SocketAddr as NetlinkAddress, protocols::NETLINK_SOCK_DIAG};
 
-use super::{FlowsError, Owner, SocketsError, address_of, tcp_sockets};
+use super::{FlowsError, Owner, Socket, SocketsError, address_of, tcp_sockets};
 use crate::plain::Plain;
 
 /// `SOCK_DESTROY` of `linux/sock_diag.h`.
@@ -58,16 +58,23 @@ pub fn end(owner: &Owner<'_>, denied: impl Fn(&FlowKey) -> bool) -> Result<usize
     let theirs = sockets.iter().filter(|socket| {
         socket.is_live() && owner.addresses.contains(&address_of(&socket.key.pod))
     });
-    let keys: Vec<FlowKey> = theirs.map(|s| s.key).filter(|key| denied(key)).collect();
-    if keys.is_empty() {
+    let theirs: Vec<&Socket> = theirs.filter(|socket| denied(&socket.key)).collect();
+    if theirs.is_empty() {
         return Ok(0);
     }
-    let ended = netns.enter(|| keys.iter().map(destroy).collect::<Result<Vec<bool>, _>>())??;
+    let end_all = || {
+        theirs
+            .iter()
+            .map(|socket| destroy(socket))
+            .collect::<Result<Vec<bool>, _>>()
+    };
+    let ended = netns.enter(end_all)??;
     Ok(ended.into_iter().filter(|ended| *ended).count())
 }
 
 /// Ends a socket of the calling thread's namespace. False when it is gone already.
-fn destroy(key: &FlowKey) -> Result<bool, SocketsError> {
+fn destroy(socket: &Socket) -> Result<bool, SocketsError> {
+    let key = &socket.key;
     let failed = |operation| move |source| SocketsError::Diag { operation, source };
     let (local, remote) = (
         SocketAddr::new(address_of(&key.pod), key.pod_port),
@@ -81,7 +88,8 @@ fn destroy(key: &FlowKey) -> Result<bool, SocketsError> {
     id.destination_address = remote.ip();
     id.source_port = local.port();
     id.destination_port = remote.port();
-    id.cookie = [0xff; 8]; // whichever it is
+    // This one and no other: where it is gone, the kernel would find the listener behind it.
+    id.cookie = socket.cookie;
     let mut message = NetlinkMessage::from(SockDiagMessage::InetRequest(InetRequest {
         family,
         protocol: IPPROTO_TCP,
@@ -113,5 +121,51 @@ fn destroy(key: &FlowKey) -> Result<bool, SocketsError> {
             }),
         },
         _ => Ok(true),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        net::{TcpListener, TcpStream},
+        time::Duration,
+    };
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_gone_does_not_take_its_listener_with_it() {
+        if !rustix::process::geteuid().is_root() {
+            println!("skipped: only root may end sockets");
+            return;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback listener");
+        let address = listener.local_addr().expect("its address");
+        let connect = || {
+            let client = TcpStream::connect(address).expect("a loopback connection");
+            let (server, _) = listener.accept().expect("it is there");
+            (client, server)
+        };
+        let socket_of = |server: &TcpStream| {
+            let port = server.peer_addr().expect("its client").port();
+            let sockets = tcp_sockets().expect("anybody may ask");
+            let mut found = sockets.into_iter();
+            found.find(|s| s.key.pod_port == address.port() && s.key.remote_port == port)
+        };
+        let (client, server) = connect();
+        let gone = socket_of(&server).expect("it lives");
+        SockRef::from(&client)
+            .set_linger(Some(Duration::ZERO))
+            .expect("a socket option");
+        drop((client, server));
+        assert!(!destroy(&gone).expect("the kernel answers"), "it is gone");
+        let (_client, server) = connect();
+        let lives = socket_of(&server).expect("the listener lives");
+        assert!(
+            destroy(&lives).expect("the kernel answers"),
+            "this one is not"
+        );
     }
 }

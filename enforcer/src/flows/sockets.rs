@@ -23,6 +23,8 @@ pub struct Socket {
     pub key: FlowKey,
     /// As in the kernel's `tcp_states.h`.
     pub state: u8,
+    /// Which of the sockets that have had this key it is.
+    pub cookie: [u8; 8],
 }
 
 /// What can go wrong when the kernel is asked for sockets.
@@ -179,6 +181,7 @@ fn socket_of(response: &InetResponse) -> Socket {
             remote_port: id.destination_port,
         },
         state: response.header.state,
+        cookie: id.cookie,
     }
 }
 
@@ -195,6 +198,7 @@ mod tests {
                 remote_port: remote,
             },
             state,
+            cookie: [0; 8],
         }
     }
 

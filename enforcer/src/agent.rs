@@ -34,7 +34,6 @@ use enforcer_ebpf::{
     reason::Reason,
     words::{Words as _, header},
 };
-use policyc::bundle::Bundle;
 use tokio::sync::{Notify, watch};
 
 pub use change::Changed;
@@ -170,12 +169,6 @@ impl Agent {
     /// Makes a bundle the active one. Blocks for a grace period.
     pub fn load(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
         self.activate(apply::read(path, &self.trust)?)
-    }
-
-    /// Makes what was compiled in this process the active bundle; `name` is for reports. It is not
-    /// kept, so that no rollback leads to it. Blocks for a grace period.
-    pub fn load_compiled(&self, bundle: Bundle, name: &str) -> Result<Arc<Generation>, OrderError> {
-        self.activate(apply::Loaded::compiled(bundle, name))
     }
 
     /// Makes a bundle that was delivered the active one, as [`load`](Self::load) does.

@@ -13,7 +13,6 @@ use std::{
 };
 
 use policyc::{
-    bundle::Bundle,
     cluster::Pod,
     link::incremental::{Followed, PodChange},
 };
@@ -21,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Agent, OrderError, State, relink};
 use crate::{
-    apply::{self, Generation, Live, Loaded},
+    apply::{Generation, Live},
     inventory::{PodName, pod},
     world::Changes,
 };
@@ -43,29 +42,12 @@ impl Agent {
     /// Makes changes of the cluster come true. May block for a grace period. After an error everything
     /// is as it was.
     pub fn change(&self, changes: Changes) -> Result<Changed, OrderError> {
-        self.make(changes, None)
-    }
-
-    /// As [`Agent::change`] and [`Agent::load_compiled`] at once.
-    pub fn change_and_load(
-        &self,
-        changes: Changes,
-        bundle: Bundle,
-        name: &str,
-    ) -> Result<Changed, OrderError> {
-        self.make(changes, Some(Loaded::compiled(bundle, name)))
-    }
-
-    fn make(&self, changes: Changes, content: Option<Loaded>) -> Result<Changed, OrderError> {
         let began = Instant::now();
         let state = &mut *self.state();
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        if let Some(content) = &content {
-            apply::check_order(content, state.kept.newest, &self.trust)?;
-        }
         let names: Vec<PodName> = changes.pods.keys().cloned().collect();
         let look = names.iter().any(|name| self.is_here(state, name, &changes));
-        let sources_only = changes.rest.is_none() && content.is_none();
+        let sources_only = changes.rest.is_none();
         let followed = match sources_only {
             true => follow(state, &active, &changes),
             false => None,
@@ -82,8 +64,7 @@ impl Agent {
             None => {
                 let locals = state.inventory.pods.clone();
                 know(state, changes);
-                let content = content.unwrap_or_else(|| relink::again(&active));
-                match self.link_and_publish(state, content) {
+                match self.link_and_publish(state, relink::again(&active)) {
                     Ok(generation) => {
                         let took = began.elapsed();
                         self.shadow_anew(state);

@@ -176,7 +176,7 @@ impl Agent {
         let loaded = apply::parse(fetched.bytes, &fetched.name, &self.trust)?;
         match self.active.load_full() {
             // Whoever published it has told the agent as well.
-            Some(active) if active.hash == loaded.bundle.hash => Ok(active),
+            Some(active) if active.hash.get() == loaded.bundle.hash => Ok(active),
             _ => self.activate(loaded),
         }
     }
@@ -191,7 +191,8 @@ impl Agent {
         loaded: apply::Loaded,
     ) -> Result<Arc<Generation>, OrderError> {
         apply::check_order(&loaded, state.kept.newest, &self.trust)?;
-        self.link_and_publish(state, loaded)
+        let active = self.active.load_full();
+        self.link_and_publish(state, loaded, active.as_deref())
     }
 
     /// From now on packets from these interfaces, and no others, may speak for pods of other nodes.
@@ -239,7 +240,7 @@ impl Agent {
     fn count_requests(&self, state: &mut State) {
         let policy = |epoch, rule| {
             let generation = self.reporter.generation(epoch)?;
-            generation.rules.policy_name(rule).map(str::to_owned)
+            generation.rules.policy_name(rule)
         };
         let requests = self.reporter.requests.take(policy);
         state.counters.add_requests(requests);
@@ -343,7 +344,7 @@ impl Agent {
         tracing::info!(
             epoch = generation.epoch,
             generation = generation.generation,
-            hash = generation.hash.get(..12).unwrap_or_default(),
+            hash = generation.hash.short(),
             words = generation.words,
             link_us = generation.times.link_us,
             publish_us = generation.times.publish_us,
@@ -422,18 +423,18 @@ impl State {
         let history = &mut self.kept.history;
         if history
             .last()
-            .is_none_or(|past| past.hash != generation.hash)
+            .is_none_or(|past| past.hash != generation.hash.get())
         {
             history.push(Past {
                 generation: generation.generation,
-                hash: generation.hash.clone(),
+                hash: generation.hash.to_string(),
                 bundle: generation.bundle.clone(),
                 since: line::now(),
             });
             let over = history.len().saturating_sub(HISTORY_MAX);
             history.drain(..over);
         }
-        self.keeper.keep_bundle(&generation.hash, bytes);
+        self.keeper.keep_bundle(generation.hash.get(), bytes);
         let hashes = self.kept.history.iter().map(|past| past.hash.as_str());
         self.keeper.forget_bundles_but(&hashes.collect());
         self.keep();
@@ -453,7 +454,7 @@ fn described(generation: &Generation) -> String {
         generation.bundle.display(),
         generation.generation,
         generation.epoch,
-        generation.hash.get(..12).unwrap_or(&generation.hash)
+        generation.hash.short()
     )
 }
 

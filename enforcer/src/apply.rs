@@ -3,6 +3,7 @@
 
 mod attribution;
 mod before;
+mod hash;
 mod kept;
 mod namespaces;
 mod pauses;
@@ -12,7 +13,7 @@ use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -32,6 +33,7 @@ use policyc::{
 pub use attribution::Attribution;
 use attribution::attributions;
 pub use before::Before;
+pub use hash::BundleHash;
 pub use kept::{Kept, Live};
 pub use namespaces::{NamespaceSelector, policed as namespace_policed};
 pub use pauses::{seconds_since_boot, until};
@@ -96,8 +98,7 @@ pub struct Generation {
     pub epoch: u32,
     /// Given by whoever compiled the bundle; 0 is unordered.
     pub generation: u64,
-    /// SHA-256 of the bundle's payload.
-    pub hash: String,
+    pub hash: BundleHash,
     pub compiler: String,
     /// Where it came from.
     pub bundle: PathBuf,
@@ -115,11 +116,19 @@ pub struct Generation {
     pub rules: Rules,
     /// What it takes to follow sources while the table is in force.
     pub kept: Kept,
-    pub sources: Mutex<Sources>,
+    sources: Mutex<Sources>,
     /// Slots of the pods' addresses.
     pub slots: BTreeMap<IpAddr, u32>,
     pub since: SystemTime,
     pub times: Times,
+}
+
+impl Generation {
+    /// The sources of the table, to be followed.
+    pub fn sources(&self) -> MutexGuard<'_, Sources> {
+        // A panic while it was held leaves whole values.
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// How long an activation took.
@@ -183,6 +192,7 @@ pub enum ApplyError {
 #[derive(Debug)]
 pub struct Loaded {
     pub bundle: Arc<Bundle>,
+    pub hash: BundleHash,
     pub path: PathBuf,
     /// As they were read; empty where they need not be kept.
     pub bytes: Vec<u8>,
@@ -190,9 +200,15 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// What was compiled in this process. It is not kept, so that no rollback leads to it.
+    /// What was compiled in this process. It is not kept, so that no rollback leads to it. Without a
+    /// hash of its own, one is expected.
     pub fn compiled(bundle: Bundle, name: &str) -> Self {
+        let hash = match bundle.hash.as_str() {
+            "" => BundleHash::default(),
+            hash => BundleHash::known(hash.to_owned()),
+        };
         Self {
+            hash,
             bundle: Arc::new(bundle),
             path: name.into(),
             bytes: Vec::new(),
@@ -245,6 +261,7 @@ pub fn parse(bytes: Vec<u8>, path: &Path, trust: &Trust) -> Result<Loaded, Apply
         source,
     })?;
     Ok(Loaded {
+        hash: BundleHash::known(bundle.hash.clone()),
         bundle: Arc::new(bundle),
         path: path.into(),
         bytes,
@@ -253,19 +270,32 @@ pub fn parse(bytes: Vec<u8>, path: &Path, trust: &Trust) -> Result<Loaded, Apply
 }
 
 /// Links a bundle for this node, to follow the table `before`. `capacity` is what a slot holds, in
-/// words; 0 for the most that one may hold.
+/// words; 0 for the most that one may hold. What `active` says of addresses, the table in force for
+/// this inventory's pods, is taken over where the policies allow it.
 pub fn link(
     loaded: &Loaded,
     inventory: &Inventory,
     settings: &Settings,
     before: &Before,
     capacity: u32,
+    active: Option<&Generation>,
 ) -> Result<Prepared, ApplyError> {
     let start = Instant::now();
     let slots = before.slots(inventory);
     let view = view(inventory, settings, before, capacity, &slots);
     let program = &loaded.bundle.program;
-    let linked = link::link_sources(program, &inventory.cluster, &view, &[]);
+    let cluster = &inventory.cluster;
+    let again = match active {
+        Some(active) => {
+            let sources = active.sources();
+            link::link_again(&sources, active.kept.words(), program, cluster, &view)
+        }
+        None => Ok(None),
+    };
+    let linked = again.and_then(|again| match again {
+        Some(again) => Ok(again),
+        None => link::link_sources(program, cluster, &view, &[]),
+    });
     let (linked, sources) = linked.map_err(|source| ApplyError::Link {
         path: loaded.path.clone(),
         source,
@@ -306,7 +336,7 @@ pub fn generation(
     Generation {
         epoch: staged.epoch,
         generation: loaded.bundle.generation,
-        hash: loaded.bundle.hash.clone(),
+        hash: loaded.hash,
         compiler: loaded.bundle.compiler.clone(),
         bundle: loaded.path,
         slot: staged.slot,

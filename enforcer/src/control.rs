@@ -113,7 +113,7 @@ impl Loaded {
             bundle: generation.bundle.display().to_string(),
             generation: generation.generation,
             epoch: generation.epoch,
-            hash: generation.hash.clone(),
+            hash: generation.hash.to_string(),
             words: generation.words,
             link_us: generation.times.link_us,
             publish_us: generation.times.publish_us,

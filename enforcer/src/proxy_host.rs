@@ -268,7 +268,7 @@ impl Judge for Agent {
 
     fn policy_name(&self, epoch: u32, rule: RuleRef) -> Option<String> {
         let generation = self.reporter.generation(epoch)?;
-        generation.rules.policy_name(rule).map(str::to_owned)
+        generation.rules.policy_name(rule)
     }
 
     fn authorizers(&self) -> Option<Arc<dyn Authorizers>> {

@@ -6,7 +6,10 @@
 
 use std::collections::BTreeMap;
 
-use policyc::cluster::{Cluster, Pod};
+use policyc::{
+    ast::AuthorizationPolicy,
+    cluster::{Cluster, Pod},
+};
 
 use crate::inventory::{PodName, pod};
 
@@ -81,6 +84,24 @@ impl Changes {
                 (Err(_), None) => {}
             }
         }
+    }
+}
+
+/// Puts a policy in its place among others; `None`: it is gone. Returns what stood there.
+pub fn put_policy(
+    policies: &mut Vec<AuthorizationPolicy>,
+    (namespace, name): &PodName,
+    now: Option<AuthorizationPolicy>,
+) -> Option<AuthorizationPolicy> {
+    let is = |p: &AuthorizationPolicy| p.namespace == *namespace && p.name == *name;
+    match (policies.iter().position(is), now) {
+        (Some(at), Some(policy)) => Some(std::mem::replace(&mut policies[at], policy)),
+        (Some(at), None) => Some(policies.remove(at)),
+        (None, Some(policy)) => {
+            policies.push(policy);
+            None
+        }
+        (None, None) => None,
     }
 }
 

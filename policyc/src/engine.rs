@@ -396,7 +396,7 @@ impl<'a> Table<'a> {
         self.program
             .policies
             .get(rule.policy.index())
-            .map(crate::ir::Policy::qualified_name)
+            .map(|policy| policy.qualified_name())
     }
 
     fn hits(&self, rules: &[RuleRef]) -> Vec<Hit> {

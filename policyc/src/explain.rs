@@ -111,7 +111,7 @@ pub fn explain(
     let walk = walk(&table, request, &parties, known.declared)?;
     let applying = known.key.policies.iter();
     let applying: Vec<&Policy> = applying
-        .filter_map(|id| program.policies.get(id.index()))
+        .filter_map(|id| program.policies.get(id.index()).map(AsRef::as_ref))
         .collect();
     let (policies, trouble) = known.look(&table, request, &parties, now, |seen| {
         let policies: Vec<Considered> = applying

@@ -4,7 +4,7 @@
 
 mod display;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
@@ -41,7 +41,8 @@ pub struct Program {
     pub mesh: Mesh,
     pub catch_all_deny: CatchAllDeny,
     pub atoms: Vec<Atom>,
-    pub policies: Vec<Policy>,
+    /// Shared with the program that this one was made from.
+    pub policies: Vec<Arc<Policy>>,
     pub authentications: Vec<Authentication>,
     /// Key sets by the `jwksUri` that names them, as JSON text.
     pub key_sets: BTreeMap<String, String>,

@@ -2,13 +2,17 @@
 //! pod and every IP block as sources. A pure function, the same in the compiler and in the agent.
 
 pub mod addresses;
+mod again;
+pub mod blocks;
 #[cfg(test)]
 mod canonical;
 pub mod classes;
 mod host;
 pub mod incremental;
 mod index;
+mod interner;
 pub(crate) mod project;
+mod renumber;
 pub mod scopes;
 mod write;
 
@@ -20,14 +24,15 @@ use std::{
 use enforcer_ebpf::words;
 use ipnet::IpNet;
 
+pub use again::link_again;
 pub use classes::{Identity, Source};
+use incremental::Ground;
 pub use incremental::{Sources, Table};
 
 use crate::{
-    attach::Attachments,
     cluster::{Cluster, Pod},
     ir::{Program, Residual, RuleRef},
-    lower::{cell::Decided, graph::DecisionGraph},
+    lower::{cell::Decided, graph::DecisionGraph, scope::ScopeKey},
     request::Cause,
 };
 
@@ -226,33 +231,51 @@ pub fn link_sources(
     node: &NodeView,
     extra: &[Source],
 ) -> Result<(Linked, Sources), LinkError> {
-    let attachments = Attachments::new(program);
-    let mut classes = classes::Classes::new(program)?;
     let pods = local_pods(cluster, node)?;
+    let keys = scopes::keys_of(program, cluster, &pods)?;
+    let mut classes = classes::Classes::asking(program, scopes::asked(program, &keys))?;
     let book = addresses::book(cluster, node, &pods, &mut classes)?;
     let extra_classes = extra
         .iter()
         .map(|source| classes.class(source))
         .collect::<Result<Vec<_>, _>>()?;
     let (classes, partition) = classes.finish();
-    let sources = Sources::new(partition, &book, &node.local);
-
-    let mut graph = DecisionGraph::default();
-    let mut lowered = scopes::Lowered::new(program, &classes, &mut graph);
-    let mut scopes = Vec::with_capacity(pods.len());
-    for pod in &pods {
-        scopes.push(lowered.pod(cluster, &attachments, pod.pod)?);
-    }
+    let ground = Ground::new(cluster, node, &pods);
+    let mut sources = Sources::new(partition, &book, &node.local, ground);
+    let words = book.write()?;
+    let start = words.len();
+    let (graph, scopes) = lower(program, &classes, keys);
     let linked = write::write(write::Parts {
         node,
         pods,
         scopes,
-        book,
+        words,
+        addresses: book.len(),
+        disputed: book.disputed,
         graph,
         classes,
         extra_classes,
     })?;
+    sources.scopes = start..linked.words.len();
+    let before = |a: &Pod, b: &Pod| (&a.namespace, &a.name) < (&b.namespace, &b.name);
+    sources.sorted = cluster.pods.is_sorted_by(before);
     Ok((linked, sources))
+}
+
+/// The decisions of pods' scopes.
+fn lower(
+    program: &Program,
+    classes: &classes::Closed,
+    keys: Vec<[ScopeKey; 2]>,
+) -> (DecisionGraph, Vec<scopes::PodScopes>) {
+    let mut graph = DecisionGraph::default();
+    let mut lowered = scopes::Lowered::new(program, classes, &mut graph);
+    let of = |[v4, v6]: [ScopeKey; 2]| scopes::PodScopes {
+        v4: lowered.scope(v4),
+        v6: lowered.scope(v6),
+    };
+    let scopes = keys.into_iter().map(of).collect();
+    (graph, scopes)
 }
 
 /// A pod with its slot.

@@ -3,14 +3,17 @@
 //!
 //! The input has been validated: a value that still does not parse is reported, never dropped.
 
+mod amend;
 mod condition;
 mod trust_domain;
 
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
+    sync::Arc,
 };
 
+pub use amend::Amendable;
 use ipnet::IpNet;
 
 use crate::{
@@ -80,7 +83,7 @@ pub fn resolve_with(
     written.sort_by_key(|p| (&p.namespace, &p.name));
     let mut policies = Vec::with_capacity(written.len());
     for policy in written {
-        policies.push(resolver.policy(policy, locate)?);
+        policies.push(Arc::new(resolver.policy(policy, locate)?));
     }
     let mut written: Vec<&RequestAuthentication> = cluster.request_authentications.iter().collect();
     written.sort_by_key(|a| (&a.namespace, &a.name));
@@ -103,8 +106,10 @@ struct Resolver<'a> {
     cluster: &'a Cluster,
     domains: TrustDomains,
     atoms: Vec<Atom>,
-    numbers: HashMap<Atom, AtomId, foldhash::fast::FixedState>,
+    numbers: Numbers,
 }
+
+type Numbers = HashMap<Atom, AtomId, foldhash::fast::FixedState>;
 
 impl Resolver<'_> {
     fn policy(

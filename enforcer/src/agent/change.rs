@@ -7,10 +7,7 @@
 //! Whether a local pod is here, and behind which interfaces, is not the cluster's word alone:
 //! [`super::links`] looks, and is told to.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Instant,
-};
+use std::{sync::Arc, time::Instant};
 
 use policyc::{
     cluster::Pod,
@@ -64,7 +61,9 @@ impl Agent {
             None => {
                 let locals = state.inventory.pods.clone();
                 know(state, changes);
-                match self.link_and_publish(state, relink::again(&active)) {
+                // What the table in force knows of pods it knows by following them.
+                let basis = names.is_empty().then_some(&*active);
+                match self.link_and_publish(state, relink::again(&active), basis) {
                     Ok(generation) => {
                         let took = began.elapsed();
                         self.shadow_anew(state);
@@ -170,10 +169,7 @@ fn follow(state: &State, generation: &Generation, changes: &Changes) -> Option<u
         kept: &generation.kept,
         memory: state.tables.memory(generation.slot)?,
     };
-    let mut sources = generation
-        .sources
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let mut sources = generation.sources();
     let program = &generation.content.program;
     match sources.follow(program, cluster, &pods, &mut live) {
         Followed::Done(words) => Some(words),

@@ -194,12 +194,14 @@ impl Agent {
         };
         let new = found.pods.iter().filter(|pod| !known(pod));
         let new = new.map(|pod| pod.name.clone()).collect();
+        let same = Arc::ptr_eq(&found.cluster, &state.inventory.cluster);
         let mut prepared = apply::link(
             &loaded,
             &found,
             &self.settings,
             &self.before(state),
             state.tables.capacity(),
+            same.then_some(&active),
         )?;
         let seeding = prepared.seed(&new);
         let before = std::mem::replace(&mut state.inventory, found);

@@ -29,13 +29,15 @@ impl Agent {
 
     pub(super) fn relink(&self, state: &mut State) -> Result<Arc<Generation>, OrderError> {
         let active = self.active.load_full().ok_or(OrderError::NoTable)?;
-        self.link_and_publish(state, again(&active))
+        self.link_and_publish(state, again(&active), Some(&active))
     }
 
+    /// `active` is the generation in force, where its table knows all pods of the inventory.
     pub(super) fn link_and_publish(
         &self,
         state: &mut State,
         loaded: Loaded,
+        active: Option<&Generation>,
     ) -> Result<Arc<Generation>, OrderError> {
         let prepared = apply::link(
             &loaded,
@@ -43,6 +45,7 @@ impl Agent {
             &self.settings,
             &self.before(state),
             state.tables.capacity(),
+            active,
         )?;
         self.publish(state, loaded, prepared)
     }
@@ -52,6 +55,7 @@ impl Agent {
 pub(super) fn again(active: &Generation) -> Loaded {
     Loaded {
         bundle: Arc::clone(&active.content),
+        hash: active.hash.clone(),
         path: active.bundle.clone(),
         bytes: Vec::new(),
         time: Duration::ZERO,

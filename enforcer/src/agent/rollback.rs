@@ -31,6 +31,7 @@ impl Agent {
             &self.settings,
             &self.before(state),
             state.tables.capacity(),
+            None,
         )?;
         state.kept.history.pop();
         let published = self.publish(state, loaded, prepared);

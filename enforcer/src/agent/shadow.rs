@@ -75,6 +75,7 @@ impl Agent {
             source,
         })?;
         let loaded = Loaded {
+            hash: shadow.generation.hash.clone(),
             bundle: Arc::new(bundle),
             path: shadow.generation.bundle.clone(),
             bytes: shadow.bytes.clone(),
@@ -94,6 +95,7 @@ impl Agent {
             &self.settings,
             &self.before(state),
             state.tables.capacity(),
+            None,
         )?;
         let words = &prepared.linked.words;
         state.tables.check(words).map_err(ApplyError::from)?;
@@ -127,7 +129,10 @@ impl Agent {
         let state = &mut *self.state();
         let candidate = state.shadow.as_ref().ok_or(OrderError::NoShadow)?;
         // A newer bundle may have become active since it was loaded.
-        let (generation, hash) = (candidate.generation.generation, &candidate.generation.hash);
+        let (generation, hash) = (
+            candidate.generation.generation,
+            candidate.generation.hash.get(),
+        );
         let accepted = self.trust.check_order(generation, hash);
         let accepted = accepted.and_then(|()| self.trust.remember(generation, hash));
         accepted.map_err(|source| ApplyError::Untrusted {
@@ -186,7 +191,7 @@ pub(super) fn status(state: &State) -> Result<Option<ShadowStatus>, OrderError> 
         bundle: generation.bundle.display().to_string(),
         generation: generation.generation,
         epoch: generation.epoch,
-        hash: generation.hash.clone(),
+        hash: generation.hash.to_string(),
         asked: 0,
         disagreed: 0,
         rules: Vec::new(),

@@ -273,7 +273,7 @@ impl First {
             tracing::warn!("no pod of this node is enforced: there is none, or none was found");
         }
         let nothing = Before::default();
-        let prepared = apply::link(&loaded, &inventory, &options.settings, &nothing, 0)?;
+        let prepared = apply::link(&loaded, &inventory, &options.settings, &nothing, 0, None)?;
         Ok(Self {
             loaded,
             trust,
@@ -412,6 +412,7 @@ async fn bring_up(
         &options.settings,
         &before,
         capacity,
+        None,
     )?;
     let seeding = prepared.seed(&unremembered);
     takeover.run(&agent, first.loaded, prepared, &seeding)?;

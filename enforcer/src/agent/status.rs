@@ -217,7 +217,7 @@ impl Agent {
             not_ready,
             generation: active.generation,
             epoch: active.epoch,
-            hash: active.hash.clone(),
+            hash: active.hash.to_string(),
             compiler: active.compiler.clone(),
             bundle: active.bundle.display().to_string(),
             since: line::rfc3339(i128::try_from(since.as_nanos()).unwrap_or(0)),

@@ -32,7 +32,7 @@ fn attribution(program: &Program, record: &Record) -> Attribution {
         program
             .policies
             .get(rule.policy.index())
-            .map(policyc::ir::Policy::qualified_name)
+            .map(|policy| policy.qualified_name())
     };
     let hit = |rule: &RuleRef| {
         name(rule).map(|policy| Hit {

@@ -7,7 +7,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use enforcer_ebpf::words::{CAPACITY_MAX, Words};
+use enforcer_ebpf::words::{CAPACITY_MAX, Words, header};
 use policyc::link::Table;
 
 use crate::table::Memory;
@@ -33,6 +33,13 @@ impl Kept {
         all.extend(words.iter().copied().map(AtomicU32::new));
         all.resize_with(room, AtomicU32::default);
         Self(Arc::new(all))
+    }
+
+    /// The words of the table, as they are now.
+    pub fn words(&self) -> Vec<u32> {
+        let length = self.at(header::LENGTH) as usize;
+        let words = self.0.iter().take(length);
+        words.map(|word| word.load(Ordering::Acquire)).collect()
     }
 }
 

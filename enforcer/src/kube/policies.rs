@@ -11,17 +11,22 @@ use policyc::{
     ast::{AuthorizationPolicy, RequestAuthentication},
     bundle::{self, Bundle},
     cluster::{Cluster, Mesh, ProviderKind},
-    compile::compile,
+    compile::{self, compile},
     diagnostic::{Code, Diagnostic, Severity},
     inventory::Inventory,
     lint,
     options::CatchAllDeny,
     read::{Loaded, live},
     report::labels,
+    resolve::Amendable,
 };
 
 use super::health::Compiled;
-use crate::conditions::{desired, writer::Conditions};
+use crate::{
+    conditions::{desired, writer::Conditions},
+    inventory::PodName,
+    world::put_policy,
+};
 
 /// What compiling came to.
 #[derive(Debug)]
@@ -33,6 +38,57 @@ pub struct Outcome {
     pub conditions: Conditions,
     /// The cluster that was compiled.
     pub cluster: Cluster,
+    /// The bundle's policies, to be changed one by one.
+    pub amendable: Option<Amendable>,
+}
+
+/// Policies that have changed, compiled among those that have not.
+#[derive(Debug)]
+pub struct Amended {
+    /// Its hash is empty: that takes compiling all of them.
+    pub bundle: Bundle,
+    /// Each of the changed as it is written now; `None`: it is gone.
+    pub changed: Vec<(PodName, Option<AuthorizationPolicy>)>,
+}
+
+/// Compiles the policies of these names, which is all that `loaded` has. `None`: something is wrong
+/// with them or is about more than them, so that all policies must be looked at. Then nothing has
+/// changed.
+pub fn amend(
+    amendable: &mut Amendable,
+    loaded: Loaded,
+    errors: &[Diagnostic],
+    names: BTreeSet<PodName>,
+    catch_all_deny: CatchAllDeny,
+) -> Option<Amended> {
+    let found = lint::faithful(&loaded, catch_all_deny).ok()?;
+    let wrong = |found: &Diagnostic| found.severity == Severity::Error;
+    if !errors.is_empty() || found.iter().any(wrong) {
+        return None;
+    }
+    if !compile::amend(amendable, &loaded, &names).ok()? {
+        return None;
+    }
+    let mut written: BTreeMap<PodName, AuthorizationPolicy> = loaded
+        .cluster
+        .policies
+        .into_iter()
+        .map(|policy| ((policy.namespace.clone(), policy.name.clone()), policy))
+        .collect();
+    let now = |name: PodName| {
+        let policy = written.remove(&name);
+        (name, policy)
+    };
+    Some(Amended {
+        bundle: Bundle {
+            generation: 0,
+            compiler: env!("CARGO_PKG_VERSION").into(),
+            hash: String::new(),
+            signer: None,
+            program: amendable.program().clone(),
+        },
+        changed: names.into_iter().map(now).collect(),
+    })
 }
 
 /// Compiles what was read. `errors` were found in reading it.
@@ -58,10 +114,13 @@ pub fn run(loaded: Loaded, errors: Vec<Diagnostic>, catch_all_deny: CatchAllDeny
     let conditions = Arc::new(desired(&found, &labels.unwrap_or_default()));
     report.took = began.elapsed();
     Outcome {
-        bundle,
         report,
         conditions,
         cluster: loaded.cluster,
+        amendable: bundle
+            .as_ref()
+            .map(|bundle| Amendable::new(bundle.program.clone())),
+        bundle,
     }
 }
 
@@ -113,6 +172,11 @@ impl InForce {
             policies: cluster.policies.clone(),
             request_authentications: cluster.request_authentications.clone(),
         }
+    }
+
+    /// Takes a policy as it is now; `None`: it is gone.
+    pub fn put(&mut self, name: &PodName, now: Option<AuthorizationPolicy>) {
+        put_policy(&mut self.policies, name, now);
     }
 
     /// Puts them into a cluster, in the place of those that are not in force.

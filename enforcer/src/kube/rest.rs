@@ -1,8 +1,12 @@
 //! Everything but the pods: few objects, of which each change is looked at as a whole.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use policyc::{
+    ast::AuthorizationPolicy,
     cluster::Pod,
     diagnostic::{Diagnostic, Severity},
     read::{Loaded, live},
@@ -18,8 +22,29 @@ pub struct Rest {
     /// Names by kind, with the number of the list that each was last seen in.
     known: BTreeMap<Kind, Names>,
     health: Arc<Health>,
-    changed: bool,
-    policies_changed: bool,
+    changed: Changed,
+}
+
+/// What has changed since this was last asked.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Changed {
+    /// AuthorizationPolicies, by namespace and name.
+    pub policies: BTreeSet<PodName>,
+    /// What else is compiled: RequestAuthentications, the mesh.
+    pub rules: bool,
+    /// What counts without being compiled: namespaces, Services, nodes, ServiceAccounts.
+    pub places: bool,
+}
+
+impl Changed {
+    pub fn any(&self) -> bool {
+        self.is_compiled() || self.places
+    }
+
+    /// Whether it is known only once it is compiled.
+    pub fn is_compiled(&self) -> bool {
+        self.rules || !self.policies.is_empty()
+    }
 }
 
 #[derive(Default, Debug)]
@@ -34,8 +59,7 @@ impl Rest {
             objects: live::Objects::default(),
             known: BTreeMap::new(),
             health,
-            changed: false,
-            policies_changed: false,
+            changed: Changed::default(),
         }
     }
 
@@ -63,7 +87,7 @@ impl Rest {
             object.forget_text();
         }
         if usable && self.objects.put(key, object) {
-            self.note(kind);
+            self.note(kind, &seen.name);
         }
     }
 
@@ -78,7 +102,7 @@ impl Rest {
             Kind::Mesh => self.objects.set_mesh("", None),
             _ => self.objects.remove(&key),
         };
-        self.note(kind);
+        self.note(kind, name);
     }
 
     /// What the list has not named is gone.
@@ -95,21 +119,42 @@ impl Rest {
         self.known.get(&kind).map_or(0, |names| names.names.len())
     }
 
-    /// Whether anything has changed since this was last asked, and whether a policy has.
-    pub fn take_changed(&mut self) -> (bool, bool) {
-        let take = std::mem::take::<bool>;
-        (take(&mut self.changed), take(&mut self.policies_changed))
+    pub fn take_changed(&mut self) -> Changed {
+        std::mem::take(&mut self.changed)
     }
 
     pub fn is_changed(&self) -> bool {
-        self.changed
+        self.changed.any()
     }
 
     /// The cluster, with these pods and no others, and the errors in it.
     pub fn load<'a>(&self, pods: impl Iterator<Item = &'a Pod>) -> (Loaded, Vec<Diagnostic>) {
-        let (mut loaded, mut errors) = self.objects.load();
-        loaded.cluster.pods = pods.cloned().collect();
-        errors.retain(|found| found.severity == Severity::Error);
+        finish(self.objects.load(), pods)
+    }
+
+    /// As [`Rest::load`], of no policies but these, and of no Services but those of their namespaces.
+    pub fn load_policies<'a>(
+        &self,
+        policies: &BTreeSet<PodName>,
+        pods: impl Iterator<Item = &'a Pod>,
+    ) -> (Loaded, Vec<Diagnostic>) {
+        let own = policies.iter();
+        let own = own.map(|name| key(Kind::AuthorizationPolicies, name));
+        let services = policies.iter();
+        let services = services.map(|(namespace, _)| {
+            let nameless = (namespace.clone(), String::new());
+            key(Kind::Services, &nameless)
+        });
+        let prefixes: Vec<String> = own.chain(services).collect();
+        let (mut loaded, errors) = finish(
+            self.objects.load_under(prefixes.iter().map(String::as_str)),
+            pods,
+        );
+        // A name may be the beginning of another.
+        let named = |policy: &AuthorizationPolicy| {
+            policies.contains(&(policy.namespace.clone(), policy.name.clone()))
+        };
+        loaded.cluster.policies.retain(named);
         (loaded, errors)
     }
 
@@ -121,14 +166,26 @@ impl Rest {
             Err(error) => Some(format!("the ConfigMap cannot be read: {error}")),
         };
         if self.objects.set_mesh(file, text) {
-            self.note(Kind::Mesh);
+            self.note(Kind::Mesh, &PodName::default());
         }
     }
 
-    fn note(&mut self, kind: Kind) {
-        self.changed = true;
-        self.policies_changed |= kind.is_policy();
+    fn note(&mut self, kind: Kind, name: &PodName) {
+        match kind {
+            Kind::AuthorizationPolicies => drop(self.changed.policies.insert(name.clone())),
+            kind if kind.is_policy() => self.changed.rules = true,
+            _ => self.changed.places = true,
+        }
     }
+}
+
+fn finish<'a>(
+    (mut loaded, mut errors): (Loaded, Vec<Diagnostic>),
+    pods: impl Iterator<Item = &'a Pod>,
+) -> (Loaded, Vec<Diagnostic>) {
+    loaded.cluster.pods = pods.cloned().collect();
+    errors.retain(|found| found.severity == Severity::Error);
+    (loaded, errors)
 }
 
 fn key(kind: Kind, name: &PodName) -> String {

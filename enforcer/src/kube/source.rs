@@ -10,7 +10,7 @@ use std::{
 };
 
 use ::kube::Client;
-use policyc::{bundle::Bundle, cluster::Cluster, options::CatchAllDeny};
+use policyc::{bundle::Bundle, cluster::Cluster, options::CatchAllDeny, resolve::Amendable};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{JoinError, JoinHandle},
@@ -18,14 +18,15 @@ use tokio::{
 
 use super::{
     follow::{Follower, News, Pace},
-    health::Health,
+    health::{Compiled, Health},
     kind::{Kind, MeshPlace},
     pods::Pods,
     policies::{self, InForce, Outcome},
-    rest::Rest,
+    rest::{Changed, Rest},
 };
 use crate::{
     agent::{Agent, Gather},
+    apply::BundleHash,
     conditions::{Writer, writer::Conditions},
     world::Changes,
 };
@@ -34,6 +35,10 @@ use crate::{
 const WAITING_MAX: usize = 1024;
 /// Least time between two looks at policies that have not changed themselves.
 const LOOK: Duration = Duration::from_secs(5);
+/// How long policies are left alone before all of them are looked at, where changed ones are in force
+/// already; and how long that waits at most.
+const QUIET: Duration = Duration::from_secs(1);
+const QUIET_MAX: Duration = Duration::from_secs(5);
 
 /// What to follow, and how.
 #[derive(Clone, Debug)]
@@ -57,6 +62,15 @@ pub struct First {
     pub bundle: Option<Bundle>,
 }
 
+/// All policies on their way through the compiler.
+struct Compiling {
+    job: JoinHandle<Outcome>,
+    /// They are all in force already.
+    confirms: bool,
+    /// Those that were changed since are in force already: what comes out is older.
+    overtaken: bool,
+}
+
 /// The cluster, followed.
 pub struct Source {
     settings: Settings,
@@ -68,8 +82,13 @@ pub struct Source {
     rest: Rest,
     in_force: InForce,
     /// Hash of the policies in force.
-    hash: Option<String>,
-    compiling: Option<JoinHandle<Outcome>>,
+    hash: Option<BundleHash>,
+    /// The policies in force, where all of those that are known could be compiled.
+    amendable: Option<Amendable>,
+    compiling: Option<Compiling>,
+    /// Policies are in force that were compiled one by one: since when, and since when the last of
+    /// them.
+    amended: Option<(Instant, Instant)>,
     /// Writes at the policies, once something is known of them.
     writer: Option<Writer>,
     /// What it is to write.
@@ -114,7 +133,9 @@ impl Source {
             again,
             in_force: InForce::default(),
             hash: None,
+            amendable: None,
             compiling: None,
+            amended: None,
             writer,
             conditions: None,
             stale: false,
@@ -131,7 +152,7 @@ impl Source {
                 self.hear().await?;
             }
             let mut bundle = None;
-            let (_, policies) = self.rest.take_changed();
+            let policies = self.rest.take_changed().is_compiled();
             let (mut loaded, errors) = self.rest.load(self.pods.local());
             if self.settings.policies {
                 if self.pods.ask(policies::asked(&loaded.cluster)) {
@@ -156,7 +177,8 @@ impl Source {
                     continue;
                 };
                 self.in_force = InForce::of(&outcome.cluster);
-                self.hash = Some(compiled.hash.clone());
+                self.hash = Some(BundleHash::known(compiled.hash.clone()));
+                self.amendable = outcome.amendable;
                 bundle = Some(compiled);
                 loaded = policyc::read::Loaded {
                     cluster: outcome.cluster,
@@ -179,42 +201,97 @@ impl Source {
             });
         }
         loop {
-            self.turn(&gather);
-            let look_at = tokio::time::Instant::from_std(self.looked + LOOK);
+            self.turn(&agent, &gather).await?;
+            let look_at = tokio::time::Instant::from_std(self.look_at());
             let idle = self.compiling.is_none();
+            let looks = self.moved || self.amended.is_some();
             tokio::select! {
                 news = self.news.recv() => {
                     self.take(news.ok_or_else(ended)?);
                     self.take_waiting();
                 }
                 Some(outcome) = wait(&mut self.compiling) => {
-                    self.compiling = None;
-                    self.outcome(outcome?, &agent, &gather).await?;
+                    let compiled = self.compiling.take();
+                    let (confirms, overtaken) = compiled.map_or((false, false), |of| (of.confirms, of.overtaken));
+                    self.outcome(outcome?, confirms, overtaken, &agent, &gather).await?;
                 }
-                () = tokio::time::sleep_until(look_at), if idle && self.moved => {
+                () = tokio::time::sleep_until(look_at), if idle && looks => {
                     self.compile();
                 }
             }
         }
     }
 
+    /// When all policies are to be looked at though nothing presses.
+    fn look_at(&self) -> Instant {
+        let moved = self.moved.then(|| self.looked + LOOK);
+        let amended = self
+            .amended
+            .map(|(first, last)| (last + QUIET).min(first + QUIET_MAX));
+        let soonest = moved.into_iter().chain(amended).min();
+        soonest.unwrap_or(self.looked + LOOK)
+    }
+
     /// Hands on what has come, and has policies compiled that have changed.
-    fn turn(&mut self, gather: &Gather) {
+    async fn turn(&mut self, agent: &Arc<Agent>, gather: &Gather) -> io::Result<()> {
         gather.tell(self.pods.take_changes());
-        let (changed, policies) = self.rest.take_changed();
-        if changed {
-            // Namespaces, Services and nodes count at once; policies and the mesh when they are
-            // compiled.
+        let changed = self.rest.take_changed();
+        if changed.places {
+            // Policies and the mesh count when they are compiled.
             gather.tell(rest(self.cluster(&self.in_force)));
         }
         if !self.settings.policies {
-            return;
+            return Ok(());
         }
-        self.moved |= changed || self.pods.take_local_changed();
-        self.stale |= policies;
-        if policies && self.compiling.is_none() {
-            self.compile();
+        self.moved |= changed.places || self.pods.take_local_changed();
+        if changed.is_compiled() && !self.amend(&changed, agent).await? {
+            self.stale = true;
+            if self.compiling.is_none() {
+                self.compile();
+            }
         }
+        Ok(())
+    }
+
+    /// Puts policies in force that have changed, and leaves it for later to look at all of them.
+    /// `false`: that has to come first.
+    async fn amend(&mut self, changed: &Changed, agent: &Arc<Agent>) -> io::Result<bool> {
+        let waits = self.compiling.as_ref().is_some_and(|now| !now.confirms);
+        if changed.rules || self.stale || waits {
+            return Ok(false);
+        }
+        let Some(mut amendable) = self.amendable.take() else {
+            return Ok(false);
+        };
+        let names = changed.policies.clone();
+        let (loaded, errors) = self.rest.load_policies(&names, self.pods.local());
+        let catch_all_deny = self.settings.catch_all_deny;
+        let agent = Arc::clone(agent);
+        let amend = move || {
+            let amended = policies::amend(&mut amendable, loaded, &errors, names, catch_all_deny)?;
+            let changed = amended.changed.clone();
+            let loaded = agent.load_amended(amended.bundle, NAME, amended.changed);
+            Some((amendable, changed, loaded))
+        };
+        let Some((amendable, changed, loaded)) = tokio::task::spawn_blocking(amend).await? else {
+            return Ok(false);
+        };
+        let Ok(generation) = loaded else {
+            // All are compiled then, and the error is said.
+            return Ok(false);
+        };
+        for (name, now) in changed {
+            self.in_force.put(&name, now);
+        }
+        self.amendable = Some(amendable);
+        self.hash = Some(generation.hash.clone());
+        if let Some(compiling) = &mut self.compiling {
+            compiling.overtaken = true;
+        }
+        let now = Instant::now();
+        let first = self.amended.map_or(now, |(first, _)| first);
+        self.amended = Some((first, now));
+        Ok(true)
     }
 
     /// Everything but the pods, with policies that are in force.
@@ -226,16 +303,24 @@ impl Source {
     }
 
     fn compile(&mut self) {
+        let confirms = !self.stale && self.amendable.is_some();
         (self.stale, self.moved, self.looked) = (false, false, Instant::now());
+        self.amended = None;
         let (loaded, errors) = self.rest.load(self.pods.local());
         let catch_all_deny = self.settings.catch_all_deny;
         let run = move || policies::run(loaded, errors, catch_all_deny);
-        self.compiling = Some(tokio::task::spawn_blocking(run));
+        self.compiling = Some(Compiling {
+            job: tokio::task::spawn_blocking(run),
+            confirms,
+            overtaken: false,
+        });
     }
 
     async fn outcome(
         &mut self,
         outcome: Outcome,
+        confirms: bool,
+        overtaken: bool,
         agent: &Arc<Agent>,
         gather: &Gather,
     ) -> io::Result<()> {
@@ -244,31 +329,25 @@ impl Source {
             mut report,
             conditions,
             cluster,
+            amendable,
         } = outcome;
         self.say_at_policies(conditions);
-        if let Some(bundle) = bundle.filter(|bundle| Some(&bundle.hash) != self.hash.as_ref()) {
+        // What has overtaken it waits to be looked at itself.
+        if !overtaken {
+            self.amendable = amendable;
+        }
+        let known = self.hash.as_ref();
+        let bundle =
+            bundle.filter(|bundle| !overtaken && Some(&*bundle.hash) != known.map(BundleHash::get));
+        if let Some(bundle) = bundle {
             if self.pods.ask(policies::asked(&cluster)) {
                 self.again.notify_one();
             }
-            let hash = bundle.hash.clone();
-            let agent = Arc::clone(agent);
-            let in_force = InForce::of(&cluster);
-            // The rest may have changed since.
-            let now = self.cluster(&in_force);
-            let load = move || agent.load_with(bundle, NAME, now);
-            match tokio::task::spawn_blocking(load).await? {
-                Ok(_) => {
-                    (self.in_force, self.hash) = (in_force, Some(hash));
-                    // What waits to be made may have the mesh from before.
-                    gather.tell(rest(self.cluster(&self.in_force)));
-                }
-                Err(error) => {
-                    let error = crate::chain(&error);
-                    report
-                        .errors
-                        .push(format!("this node cannot take them: {error}"));
-                    // What keeps it from doing so may pass.
-                    self.moved = true;
+            match known.filter(|hash| confirms && hash.get() == BundleHash::PENDING) {
+                Some(hash) => hash.tell(bundle.hash),
+                None => {
+                    self.load(bundle, &cluster, agent, gather, &mut report)
+                        .await?
                 }
             }
         }
@@ -277,6 +356,40 @@ impl Source {
         // What has changed in the meantime is compiled next.
         if self.stale {
             self.compile();
+        }
+        Ok(())
+    }
+
+    /// Puts all policies in force, with the mesh that they were compiled for.
+    async fn load(
+        &mut self,
+        bundle: Bundle,
+        cluster: &Cluster,
+        agent: &Arc<Agent>,
+        gather: &Gather,
+        report: &mut Compiled,
+    ) -> io::Result<()> {
+        let hash = BundleHash::known(bundle.hash.clone());
+        let agent = Arc::clone(agent);
+        let in_force = InForce::of(cluster);
+        // The rest may have changed since.
+        let now = self.cluster(&in_force);
+        let load = move || agent.load_with(bundle, NAME, now);
+        match tokio::task::spawn_blocking(load).await? {
+            Ok(_) => {
+                (self.in_force, self.hash) = (in_force, Some(hash));
+                // What waits to be made may have the mesh from before.
+                gather.tell(rest(self.cluster(&self.in_force)));
+            }
+            Err(error) => {
+                let error = crate::chain(&error);
+                report
+                    .errors
+                    .push(format!("this node cannot take them: {error}"));
+                // What keeps it from doing so may pass.
+                self.moved = true;
+                self.amendable = None;
+            }
         }
         Ok(())
     }
@@ -358,9 +471,9 @@ fn say(errors: &[String], consequence: &str) {
     }
 }
 
-async fn wait(job: &mut Option<JoinHandle<Outcome>>) -> Option<Result<Outcome, JoinError>> {
-    match job {
-        Some(job) => Some(job.await),
+async fn wait(compiling: &mut Option<Compiling>) -> Option<Result<Outcome, JoinError>> {
+    match compiling {
+        Some(compiling) => Some((&mut compiling.job).await),
         None => None,
     }
 }

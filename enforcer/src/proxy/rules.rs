@@ -7,7 +7,7 @@ use enforcer_ebpf::{
     words::{Cell, Holder, Verdict, Words, pod, pod_flags},
 };
 use policyc::{
-    ir::{Program, RuleRef},
+    ir::{Policy, Program, RuleRef},
     l7::{CompileError, CompiledResidual, Engine, KeyRing},
     link::Linked,
     request::{Cause, Expected},
@@ -22,8 +22,8 @@ pub struct Rules {
     engine: Arc<Engine>,
     residuals: Vec<Arc<CompiledResidual>>,
     records: Vec<Settled>,
-    /// `namespace/name`, by number.
-    policies: Vec<String>,
+    /// By number.
+    policies: Vec<Arc<Policy>>,
 }
 
 struct Settled {
@@ -66,11 +66,7 @@ impl Rules {
             residuals: residuals.collect::<Result<_, _>>()?,
             engine: Arc::new(engine),
             records: records.collect(),
-            policies: program
-                .policies
-                .iter()
-                .map(|p| p.qualified_name())
-                .collect(),
+            policies: program.policies.clone(),
         })
     }
 
@@ -123,8 +119,9 @@ impl Rules {
     }
 
     /// `namespace/name` of a rule's policy.
-    pub fn policy_name(&self, rule: RuleRef) -> Option<&str> {
-        self.policies.get(rule.policy.index()).map(String::as_str)
+    pub fn policy_name(&self, rule: RuleRef) -> Option<String> {
+        let policy = self.policies.get(rule.policy.index())?;
+        Some(policy.qualified_name())
     }
 
     /// The class by which the kernel has judged the client, and `None` where nobody knows who it is.

@@ -1,5 +1,7 @@
 //! What is exactly a bundle is read, and nothing else is.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
     cluster::Pod,
@@ -71,7 +73,7 @@ fn whatever_is_not_exactly_a_bundle_is_refused() {
 fn asking(any: &[u32]) -> Vec<u8> {
     let mut program = program();
     program.atoms.push(Atom::DestinationPort(80));
-    program.policies.push(crate::ir::Policy {
+    program.policies.push(Arc::new(crate::ir::Policy {
         namespace: "a".into(),
         name: "b".into(),
         file: String::new(),
@@ -89,7 +91,7 @@ fn asking(any: &[u32]) -> Vec<u8> {
                 }],
             }],
         }],
-    });
+    }));
     write(&program, &inventory(), 0).expect("it is small")
 }
 

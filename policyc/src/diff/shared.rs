@@ -1,7 +1,7 @@
 //! Two programs over one table of atoms, so that what they ask can be compared by number; and
 //! policies by what they say, whatever they are called and however they are written.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use crate::ir::{Action, Alternative, Atom, AtomId, Clause, JwtRule, Policy, Program, Rule};
 
@@ -33,7 +33,8 @@ pub(super) fn share(old: &Program, new: &Program) -> [Program; 2] {
 
 /// Gives atoms their shared numbers, and puts each rule into the one order that it has.
 fn rewrite(program: &mut Program, numbers: &[AtomId]) {
-    for rule in program.policies.iter_mut().flat_map(|p| &mut p.rules) {
+    let policies = program.policies.iter_mut().map(Arc::make_mut);
+    for rule in policies.flat_map(|policy| &mut policy.rules) {
         for clause in &mut rule.clauses {
             for literal in clause.any.iter_mut().flat_map(|a| &mut a.all) {
                 for atom in &mut literal.any {

@@ -47,13 +47,7 @@ pub(crate) fn book(
     local: &[Slotted<'_>],
     classes: &mut Classes<'_>,
 ) -> Result<Book, LinkError> {
-    let mut cidrs: Vec<IpNet> = node.pod_cidrs.clone();
-    cidrs.extend(
-        cluster
-            .nodes
-            .iter()
-            .flat_map(|n| n.pod_cidrs.iter().copied()),
-    );
+    let cidrs = pod_cidrs(cluster, node);
     let mut book = Book {
         v4_ranges: ranges(classes, &cidrs, false)?,
         v6_ranges: ranges(classes, &cidrs, true)?,
@@ -110,7 +104,14 @@ pub(crate) fn book(
     Ok(book)
 }
 
-fn own_addresses(cluster: &Cluster, node: &NodeView) -> Vec<IpAddr> {
+/// Ranges from which pods have their addresses.
+pub(super) fn pod_cidrs(cluster: &Cluster, node: &NodeView) -> Vec<IpNet> {
+    let nodes = cluster.nodes.iter();
+    let of_nodes = nodes.flat_map(|node| node.pod_cidrs.iter());
+    node.pod_cidrs.iter().chain(of_nodes).copied().collect()
+}
+
+pub(super) fn own_addresses(cluster: &Cluster, node: &NodeView) -> Vec<IpAddr> {
     let mut own = node.addresses.clone();
     if let super::Local::Node(name) = &node.local {
         own.extend(
@@ -180,18 +181,23 @@ fn settle(
 }
 
 impl Book {
-    /// Appends the sections to the words and fills in the header.
-    pub fn write(&self, words: &mut Vec<u32>) -> Result<(), LinkError> {
-        self.write_v4(words)?;
-        self.write_v6_hosts(words)?;
-        let at = offset(words)?;
+    /// The sections, behind a header that names them.
+    pub fn write(&self) -> Result<Vec<u32>, LinkError> {
+        let mut words = vec![0; header::WORDS as usize];
+        self.write_v4(&mut words)?;
+        self.write_v6_hosts(&mut words)?;
+        let at = offset(&words)?;
         for (start, address) in &self.v6_ranges {
             words.extend(parts(*start));
             words.push(address.0);
         }
-        set(words, header::V6_RANGES, at);
-        set(words, header::V6_RANGES_COUNT, count(self.v6_ranges.len()));
-        Ok(())
+        set(&mut words, header::V6_RANGES, at);
+        set(
+            &mut words,
+            header::V6_RANGES_COUNT,
+            count(self.v6_ranges.len()),
+        );
+        Ok(words)
     }
 
     fn write_v4(&self, words: &mut Vec<u32>) -> Result<(), LinkError> {

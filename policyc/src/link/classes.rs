@@ -10,9 +10,14 @@ use std::{
 };
 
 use enforcer_ebpf::words;
-use ipnet::IpNet;
+use foldhash::fast::FixedState;
+use indexmap::IndexMap;
 
-use super::LinkError;
+use super::{
+    LinkError,
+    blocks::{Blocks, Piece},
+    interner::{Interner, Signature},
+};
 use crate::ir::{Atom, AtomId, Pattern, Program};
 
 /// Who a source is: what its certificate would say.
@@ -40,19 +45,19 @@ pub struct Source {
     pub address: Option<IpAddr>,
 }
 
-/// Sorted set of atoms.
-type Signature = Vec<AtomId>;
-
 /// Finds the class of a source, and makes it where it is new.
 #[derive(Debug)]
 pub struct Classes<'a> {
     program: &'a Program,
+    asked: BTreeSet<AtomId>,
     identities: IdentityAtoms<'a>,
-    blocks: Blocks,
-    by_identity: HashMap<Identity, u32>,
-    identity_signatures: Interner,
-    by_pair: HashMap<(u32, u32), u16>,
-    signatures: Interner,
+    pub(super) blocks: Blocks,
+    /// In the order in which they were met.
+    pub(super) by_identity: IndexMap<Identity, u32>,
+    pub(super) identity_signatures: Interner,
+    /// By the numbers of what is true of the identity and of the address.
+    by_pair: HashMap<(u32, u32), u16, FixedState>,
+    pub(super) signatures: Interner,
 }
 
 /// The finished classes.
@@ -62,17 +67,34 @@ pub struct Closed {
     pub signatures: Vec<Vec<AtomId>>,
     /// Classes that each atom is true of.
     pub by_atom: HashMap<AtomId, Vec<u16>>,
+    /// How many there are: a number may be nobody's, and has no atoms then.
+    pub count: usize,
 }
 
 impl<'a> Classes<'a> {
+    /// Classes that every rule of a program tells apart.
+    ///
+    /// # Errors
+    /// More IP blocks than a table holds.
     pub fn new(program: &'a Program) -> Result<Self, LinkError> {
+        let all = (0u32..).zip(&program.atoms);
+        Self::asking(program, all.map(|(number, _)| AtomId(number)).collect())
+    }
+
+    /// Classes that some of the atoms tell apart: what no policy of a node asks, its table need not
+    /// know.
+    ///
+    /// # Errors
+    /// More IP blocks than a table holds.
+    pub fn asking(program: &'a Program, asked: BTreeSet<AtomId>) -> Result<Self, LinkError> {
         Ok(Self {
             program,
-            identities: IdentityAtoms::new(program),
-            blocks: Blocks::new(program)?,
-            by_identity: HashMap::new(),
+            identities: IdentityAtoms::new(program, &asked),
+            blocks: Blocks::new(program, asked.iter().copied())?,
+            asked,
+            by_identity: IndexMap::new(),
             identity_signatures: Interner::new(),
-            by_pair: HashMap::new(),
+            by_pair: HashMap::default(),
             signatures: Interner::new(),
         })
     }
@@ -123,18 +145,28 @@ impl<'a> Classes<'a> {
         if let Some(&class) = self.by_pair.get(&(identity, block)) {
             return Ok(class);
         }
-        let atoms = both(
-            self.identity_signatures.get(identity),
-            self.blocks.signatures.get(block),
-        );
+        let atoms = self.atoms((identity, block));
         let class = self.signatures.intern(atoms);
+        self.pair_is((identity, block), class)
+    }
+
+    /// What is true of an identity and of an address, by their numbers.
+    pub(super) fn atoms(&self, (identity, block): (u32, u32)) -> Signature {
+        both(
+            self.identity_signatures.get(identity),
+            self.blocks.atoms(block),
+        )
+    }
+
+    /// Remembers the class of a pair.
+    pub(super) fn pair_is(&mut self, pair: (u32, u32), class: u32) -> Result<u16, LinkError> {
         let class = u16::try_from(class).map_err(|_| LinkError::Capacity {
             what: "source classes",
             count: class as usize + 1,
             limit: words::CLASSES_MAX as usize,
             fix: "name fewer distinct principals and IP blocks, or use namespaces",
         })?;
-        self.by_pair.insert((identity, block), class);
+        self.by_pair.insert(pair, class);
         Ok(class)
     }
 
@@ -144,7 +176,18 @@ impl<'a> Classes<'a> {
 
     /// The finished classes, and what finds the class of a source that comes later.
     pub(crate) fn finish(self) -> (Closed, Partition) {
-        let signatures = self.signatures.all;
+        let mut pairs: Vec<_> = self.by_pair.into_iter().collect();
+        pairs.sort_unstable();
+        let partition = Partition {
+            asked: self.asked,
+            blocks: self.blocks,
+            by_identity: self.by_identity,
+            identity_signatures: self.identity_signatures,
+            pairs: pairs.into_iter().collect(),
+            signatures: self.signatures.clone(),
+        };
+        let count = self.signatures.len();
+        let signatures = self.signatures.into_all();
         let mut by_atom: HashMap<AtomId, Vec<u16>> = HashMap::new();
         for (class, atoms) in (0..=u16::MAX).zip(&signatures) {
             for &atom in atoms {
@@ -154,12 +197,7 @@ impl<'a> Classes<'a> {
         let closed = Closed {
             signatures,
             by_atom,
-        };
-        let partition = Partition {
-            blocks: self.blocks,
-            by_identity: self.by_identity,
-            identity_signatures: self.identity_signatures,
-            numbers: self.signatures.numbers,
+            count,
         };
         (closed, partition)
     }
@@ -171,71 +209,51 @@ pub(crate) const NOBODY: u32 = 0;
 /// The classes of a linked table, for sources that come later.
 #[derive(Clone, Debug)]
 pub(crate) struct Partition {
-    blocks: Blocks,
-    by_identity: HashMap<Identity, u32>,
+    asked: BTreeSet<AtomId>,
+    pub(super) blocks: Blocks,
+    pub(super) by_identity: IndexMap<Identity, u32>,
     identity_signatures: Interner,
-    numbers: HashMap<Signature, u32>,
+    pub(super) pairs: BTreeMap<(u32, u32), u16>,
+    signatures: Interner,
 }
 
 impl Partition {
     /// The class of a source, where the table has one. `program` must be the one that was linked.
-    pub fn class(&self, program: &Program, source: &Source) -> Option<u16> {
-        let found;
+    pub fn class(&mut self, program: &Program, source: &Source) -> Option<u16> {
         let identity = match &source.identity {
-            None => &[],
+            None => NOBODY,
             Some(identity) => match self.by_identity.get(identity) {
-                Some(&number) => self.identity_signatures.get(number),
+                Some(&number) => number,
                 None => {
-                    found = IdentityAtoms::new(program).of(program, identity);
-                    &found[..]
+                    let atoms = IdentityAtoms::new(program, &self.asked).of(program, identity);
+                    let number = self.identity_signatures.intern(atoms);
+                    self.by_identity.insert(identity.clone(), number);
+                    number
                 }
             },
         };
         let block = source
             .address
             .map_or(0, |address| self.blocks.signature(address));
-        let atoms = both(identity, self.blocks.signatures.get(block));
-        let class = self.numbers.get(&atoms)?;
-        u16::try_from(*class).ok()
+        if let Some(&class) = self.pairs.get(&(identity, block)) {
+            return Some(class);
+        }
+        let atoms = both(
+            self.identity_signatures.get(identity),
+            self.blocks.atoms(block),
+        );
+        let class = u16::try_from(self.signatures.find(&atoms)?).ok()?;
+        self.pairs.insert((identity, block), class);
+        Some(class)
     }
 }
 
 /// What is true of an identity, and of an address.
-fn both(identity: &[AtomId], block: impl Iterator<Item = AtomId>) -> Signature {
-    let atoms: BTreeSet<AtomId> = identity.iter().copied().chain(block).collect();
-    atoms.into_iter().collect()
-}
-
-/// Numbers equal sets alike. Number 0 is the empty set.
-#[derive(Clone, Debug)]
-struct Interner {
-    all: Vec<Signature>,
-    numbers: HashMap<Signature, u32>,
-}
-
-impl Interner {
-    fn new() -> Self {
-        let mut interner = Self {
-            all: Vec::new(),
-            numbers: HashMap::new(),
-        };
-        interner.intern(Vec::new());
-        interner
-    }
-
-    fn intern(&mut self, atoms: Signature) -> u32 {
-        if let Some(&number) = self.numbers.get(&atoms) {
-            return number;
-        }
-        let number = u32::try_from(self.all.len()).unwrap_or(u32::MAX);
-        self.all.push(atoms.clone());
-        self.numbers.insert(atoms, number);
-        number
-    }
-
-    fn get(&self, number: u32) -> &[AtomId] {
-        self.all.get(number as usize).map_or(&[], Vec::as_slice)
-    }
+fn both(identity: &[AtomId], block: &[AtomId]) -> Signature {
+    let mut atoms: Signature = identity.iter().chain(block).copied().collect();
+    atoms.sort_unstable();
+    atoms.dedup();
+    atoms
 }
 
 /// Atoms about identities, filed so that exact ones need no search.
@@ -249,10 +267,12 @@ struct IdentityAtoms<'a> {
 }
 
 impl<'a> IdentityAtoms<'a> {
-    fn new(program: &'a Program) -> Self {
+    fn new(program: &'a Program, asked: &BTreeSet<AtomId>) -> Self {
         let mut atoms = Self::default();
-        for (number, atom) in (0u32..).zip(&program.atoms) {
-            let id = AtomId(number);
+        for &id in asked {
+            let Some(atom) = program.atoms.get(id.index()) else {
+                continue;
+            };
             match atom {
                 Atom::Principal(Pattern::Exact(value)) => {
                     atoms.principals.insert(value, id);
@@ -317,141 +337,6 @@ fn wildcard(pattern: &str, text: &str) -> bool {
     rest.is_empty()
 }
 
-/// A piece of one family's address space, from `start` to the start of the next one.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Piece {
-    pub start: u128,
-    signature: u32,
-}
-
-/// The IP blocks that policies name, and for every address which of them hold it.
-#[derive(Clone, Debug)]
-pub struct Blocks {
-    /// Every distinct block, shortest prefix first.
-    pub nets: Vec<IpNet>,
-    atoms: BTreeMap<IpNet, Vec<AtomId>>,
-    signatures: Signatures,
-    /// First address of each piece, with the number of its signature; IPv4 and IPv6.
-    v4: Vec<Piece>,
-    v6: Vec<Piece>,
-}
-
-#[derive(Clone, Debug)]
-struct Signatures(Interner);
-
-impl Signatures {
-    fn get(&self, number: u32) -> impl Iterator<Item = AtomId> + '_ {
-        self.0.get(number).iter().copied()
-    }
-}
-
-impl Blocks {
-    fn new(program: &Program) -> Result<Self, LinkError> {
-        let mut atoms: BTreeMap<IpNet, Vec<AtomId>> = BTreeMap::new();
-        for (number, atom) in (0u32..).zip(&program.atoms) {
-            if let Atom::SourceIp(net) | Atom::RemoteIp(net) = atom {
-                atoms.entry(*net).or_default().push(AtomId(number));
-            }
-        }
-        LinkError::capacity(
-            "IP blocks",
-            atoms.len(),
-            words::IP_BLOCKS_MAX,
-            "merge neighbouring blocks, or select the sources by identity",
-        )?;
-        let mut nets: Vec<IpNet> = atoms.keys().copied().collect();
-        nets.sort_by_key(|net| (net.prefix_len(), *net));
-        let mut blocks = Self {
-            nets,
-            atoms,
-            signatures: Signatures(Interner::new()),
-            v4: Vec::new(),
-            v6: Vec::new(),
-        };
-        blocks.v4 = blocks.pieces(|net| matches!(net, IpNet::V4(_)));
-        blocks.v6 = blocks.pieces(|net| matches!(net, IpNet::V6(_)));
-        Ok(blocks)
-    }
-
-    /// The IPv4 or the IPv6 address space, cut at the ends of all blocks, in order.
-    pub fn pieces_of(&self, v6: bool) -> &[Piece] {
-        if v6 { &self.v6 } else { &self.v4 }
-    }
-
-    /// Number of the set of blocks that hold the address; 0 for none.
-    fn signature(&self, address: IpAddr) -> u32 {
-        let (pieces, key) = match address {
-            IpAddr::V4(a) => (&self.v4, u128::from(u32::from(a))),
-            IpAddr::V6(a) => (&self.v6, u128::from(a)),
-        };
-        let after = pieces.partition_point(|piece| piece.start <= key);
-        after
-            .checked_sub(1)
-            .and_then(|i| pieces.get(i))
-            .map_or(0, |piece| piece.signature)
-    }
-
-    /// Cuts one family's address space at every block's ends. Blocks nest or are apart, so the
-    /// blocks that hold a piece are those that are open when it starts.
-    fn pieces(&mut self, family: impl Fn(&IpNet) -> bool) -> Vec<Piece> {
-        let mut nets: Vec<(u128, u128, IpNet)> = self
-            .nets
-            .iter()
-            .filter(|net| family(net))
-            .map(|net| (first(net.network()), first(net.broadcast()), *net))
-            .collect();
-        nets.sort_by_key(|(start, end, _)| (*start, std::cmp::Reverse(*end)));
-        let mut pieces = vec![Piece {
-            start: 0,
-            signature: 0,
-        }];
-        let mut open: Vec<(u128, IpNet)> = Vec::new();
-        for (start, end, net) in nets {
-            self.close(&mut open, &mut pieces, |last| last < start);
-            open.push((end, net));
-            self.cut(&open, start, &mut pieces);
-        }
-        self.close(&mut open, &mut pieces, |_| true);
-        pieces
-    }
-
-    fn close(
-        &mut self,
-        open: &mut Vec<(u128, IpNet)>,
-        pieces: &mut Vec<Piece>,
-        ended: impl Fn(u128) -> bool,
-    ) {
-        while let Some((last, _)) = open.last().copied().filter(|(last, _)| ended(*last)) {
-            open.pop();
-            if let Some(next) = last.checked_add(1) {
-                self.cut(open, next, pieces);
-            }
-        }
-    }
-
-    fn cut(&mut self, open: &[(u128, IpNet)], start: u128, pieces: &mut Vec<Piece>) {
-        let mut atoms: Signature = open
-            .iter()
-            .filter_map(|(_, net)| self.atoms.get(net))
-            .flatten()
-            .copied()
-            .collect();
-        atoms.sort_unstable();
-        let signature = self.signatures.0.intern(atoms);
-        match pieces.last_mut() {
-            Some(last) if last.start == start => last.signature = signature,
-            _ => pieces.push(Piece { start, signature }),
-        }
-    }
-}
-
-fn first(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(a) => u128::from(u32::from(a)),
-        IpAddr::V6(a) => u128::from(a),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -475,42 +360,5 @@ mod tests {
                 "`{pattern}` against `{text}`"
             );
         }
-    }
-
-    #[test]
-    fn pieces_know_every_block_that_holds_them() {
-        let net = |s: &str| s.parse::<IpNet>().unwrap();
-        let program = Program {
-            atoms: [
-                "10.0.0.0/8",
-                "10.1.0.0/16",
-                "10.1.2.3/32",
-                "0.0.0.0/0",
-                "fd00::/8",
-            ]
-            .iter()
-            .map(|s| Atom::SourceIp(net(s)))
-            .collect(),
-            ..Program::default()
-        };
-        let blocks = Blocks::new(&program).unwrap();
-        let of = |s: &str| -> Vec<u32> {
-            blocks
-                .signatures
-                .get(blocks.signature(s.parse().unwrap()))
-                .map(|a| a.0)
-                .collect()
-        };
-        assert_eq!(of("10.1.2.3"), [0, 1, 2, 3]);
-        assert_eq!(of("10.1.2.4"), [0, 1, 3]);
-        assert_eq!(of("10.2.0.0"), [0, 3]);
-        assert_eq!(of("9.255.255.255"), [3]);
-        assert_eq!(of("255.255.255.255"), [3]);
-        assert_eq!(of("fd00::1"), [4]);
-        assert_eq!(
-            of("fe00::1"),
-            Vec::<u32>::new(),
-            "an IPv4 block never holds an IPv6 address"
-        );
     }
 }

@@ -14,14 +14,17 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    ops::Range,
 };
 
 use enforcer_ebpf::words::{
     ADDRESSES_MAX, Address, BUCKET, Holder, LEAF, V4_ROOT, V6_ENTRY, Words, header, v6_buckets,
 };
 
+use ipnet::IpNet;
+
 use super::{
-    Local, PodName, Source,
+    Disputes, Local, PodName, Source,
     addresses::{Book, identity, is_source, number, parts},
     classes::Partition,
 };
@@ -49,14 +52,32 @@ pub struct PodChange<'a> {
 /// What it takes to follow the sources of a linked table.
 #[derive(Clone, Debug)]
 pub struct Sources {
-    partition: Partition,
+    pub(super) partition: Partition,
     /// By family: IPv4, IPv6.
     ranges: [Vec<(u128, Address)>; 2],
     own: BTreeMap<IpAddr, Address>,
-    disputed: BTreeSet<IpAddr>,
+    pub(super) disputed: BTreeSet<IpAddr>,
     local: Local,
     /// Addresses and ranges, an upper bound.
-    count: usize,
+    pub(super) count: usize,
+    pub(super) ground: Ground,
+    /// The cluster's pods stand by namespace and name, and are to stay so.
+    pub(super) sorted: bool,
+    /// Where everything lies that is not about addresses, as it was linked.
+    pub(super) scopes: Range<usize>,
+    /// Words that nothing leads to any more.
+    pub(super) unused: usize,
+}
+
+/// What the words of addresses rest on, besides pods and policies.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Ground {
+    pub trust_domain: String,
+    pub pod_cidrs: Vec<IpNet>,
+    pub own: Vec<IpAddr>,
+    pub disputes: Disputes,
+    /// The node's own pods, each in its slot.
+    pub locals: Vec<(PodName, u32)>,
 }
 
 /// What has become of changes.
@@ -82,7 +103,7 @@ pub enum Why {
 }
 
 impl Sources {
-    pub(super) fn new(partition: Partition, book: &Book, local: &Local) -> Self {
+    pub(super) fn new(partition: Partition, book: &Book, local: &Local, ground: Ground) -> Self {
         Self {
             partition,
             ranges: [book.v4_ranges.clone(), book.v6_ranges.clone()],
@@ -90,6 +111,34 @@ impl Sources {
             disputed: book.disputed.clone(),
             local: local.clone(),
             count: book.len(),
+            ground,
+            sorted: false,
+            scopes: 0..0,
+            unused: 0,
+        }
+    }
+
+    /// Names of the node's own pods, where it was told them.
+    pub(super) fn local_names(&self) -> Option<&BTreeSet<PodName>> {
+        match &self.local {
+            Local::Only(names) => Some(names),
+            Local::All | Local::Node(_) => None,
+        }
+    }
+
+    /// The same sources in a table of other classes, in which no word of a range has changed.
+    pub(super) fn with(&self, partition: Partition) -> Self {
+        Self {
+            partition,
+            ranges: self.ranges.clone(),
+            own: self.own.clone(),
+            disputed: self.disputed.clone(),
+            local: self.local.clone(),
+            count: self.count,
+            ground: self.ground.clone(),
+            sorted: self.sorted,
+            scopes: self.scopes.clone(),
+            unused: self.unused,
         }
     }
 
@@ -108,10 +157,7 @@ impl Sources {
         };
         let mut stored = 0;
         for (address, word) in words {
-            let done = match address {
-                IpAddr::V4(address) => set_v4(table, address.to_bits(), word),
-                IpAddr::V6(address) => set_v6(table, &parts(address.to_bits()), word),
-            };
+            let done = set(table, address, word);
             // Room was made sure of.
             match done {
                 Some(changed) => stored += usize::from(changed),
@@ -150,7 +196,7 @@ impl Sources {
                 continue;
             };
             for &address in &pod.ips {
-                let held = !released.contains(&address) && is_held(table, address);
+                let held = !released.contains(&address) && is_held(get(table, address));
                 if !claimed.insert(address) || held {
                     return Err(Why::Dispute);
                 }
@@ -235,11 +281,16 @@ impl PodChange<'_> {
     }
 }
 
-fn is_held(table: &(impl Table + ?Sized), address: IpAddr) -> bool {
-    let word = match address {
+/// The word of an address.
+pub(super) fn get(table: &(impl Words + ?Sized), address: IpAddr) -> Address {
+    match address {
         IpAddr::V4(address) => enforcer_ebpf::decide::address_v4(table, address.to_bits()),
         IpAddr::V6(address) => table.address_v6(&parts(address.to_bits())),
-    };
+    }
+}
+
+/// Whether a pod has it.
+pub(super) fn is_held(word: Address) -> bool {
     matches!(word.holder(), Holder::RemotePod | Holder::LocalPod(_))
 }
 
@@ -264,6 +315,18 @@ fn walk(table: &(impl Words + ?Sized), address: u32) -> (u32, u32) {
 fn blocks_for(table: &(impl Words + ?Sized), address: u32, word: Address) -> u32 {
     let (at, below) = walk(table, address);
     if table.at(at) == word.0 { 0 } else { below / 8 }
+}
+
+/// Stores the word of an address. Whether it is another one than before; `None`: no room.
+pub(super) fn set(
+    table: &mut (impl Table + ?Sized),
+    address: IpAddr,
+    word: Address,
+) -> Option<bool> {
+    match address {
+        IpAddr::V4(address) => set_v4(table, address.to_bits(), word),
+        IpAddr::V6(address) => set_v6(table, &parts(address.to_bits()), word),
+    }
 }
 
 /// Stores the word of an IPv4 address. Whether it is another one than before; `None`: no room.

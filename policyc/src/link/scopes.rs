@@ -7,15 +7,15 @@ use std::{
 
 use petgraph::graph::NodeIndex;
 
-use super::{LinkError, classes::Closed, project::project, qualified};
+use super::{LinkError, Slotted, classes::Closed, project::project, qualified};
 use crate::{
     attach::{self, Attachments},
     cluster::{Cluster, Pod, PodTemplate, Protocol, Service},
-    ir::{Atom, AtomId, Program},
+    ir::{Atom, AtomId, Fact, PolicyId, Program},
     lower::{
         cell,
         graph::{DecisionGraph, ScopeNode},
-        scope::{Scope, ScopeKey},
+        scope::{self, Scope, ScopeKey},
     },
 };
 
@@ -26,13 +26,53 @@ pub(crate) struct PodScopes {
     pub v6: NodeIndex,
 }
 
+/// The scope keys of pods, for IPv4 and for IPv6 destinations.
+///
+/// # Errors
+/// As [`keys`].
+pub(super) fn keys_of(
+    program: &Program,
+    cluster: &Cluster,
+    pods: &[Slotted<'_>],
+) -> Result<Vec<[ScopeKey; 2]>, LinkError> {
+    let attachments = Attachments::new(program);
+    let mut services: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
+    for service in &cluster.services {
+        let namespace = services.entry(&service.namespace).or_default();
+        namespace.push(service);
+    }
+    let of = |Slotted { pod, .. }: &Slotted<'_>| {
+        let services = services.get(pod.namespace.as_str());
+        let services = services.map_or(&[][..], Vec::as_slice);
+        keys(program, &attachments, services, pod)
+    };
+    pods.iter().map(of).collect()
+}
+
+/// What scopes ask about sources.
+pub(super) fn asked(program: &Program, keys: &[[ScopeKey; 2]]) -> BTreeSet<AtomId> {
+    let policies: BTreeSet<PolicyId> = keys
+        .iter()
+        .flatten()
+        .flat_map(|key| key.policies.iter().copied())
+        .collect();
+    let policies = policies.into_iter();
+    let rules = policies
+        .filter_map(|id| program.policies.get(id.index()))
+        .flat_map(|policy| &policy.rules);
+    let is_source = |id: &AtomId| {
+        let fact = program.atoms.get(id.index()).map(Atom::fact);
+        matches!(fact, Some(Fact::Source | Fact::RemoteAddress))
+    };
+    rules.flat_map(scope::atoms).filter(is_source).collect()
+}
+
 /// Lowers scopes into the graph, each key once.
 pub(crate) struct Lowered<'a> {
     program: &'a Program,
     classes: &'a Closed,
     graph: &'a mut DecisionGraph,
     done: HashMap<ScopeKey, NodeIndex>,
-    services: Option<BTreeMap<&'a str, Vec<&'a Service>>>,
 }
 
 impl<'a> Lowered<'a> {
@@ -42,34 +82,7 @@ impl<'a> Lowered<'a> {
             classes,
             graph,
             done: HashMap::new(),
-            services: None,
         }
-    }
-
-    pub fn pod(
-        &mut self,
-        cluster: &'a Cluster,
-        attachments: &Attachments<'_>,
-        pod: &Pod,
-    ) -> Result<PodScopes, LinkError> {
-        let services = self.services.get_or_insert_with(|| {
-            let mut services: BTreeMap<&str, Vec<&Service>> = BTreeMap::new();
-            for service in &cluster.services {
-                services
-                    .entry(&service.namespace)
-                    .or_default()
-                    .push(service);
-            }
-            services
-        });
-        let services = services
-            .get(pod.namespace.as_str())
-            .map_or(&[][..], Vec::as_slice);
-        let [v4, v6] = keys(self.program, attachments, services, pod)?;
-        Ok(PodScopes {
-            v4: self.scope(v4),
-            v6: self.scope(v6),
-        })
     }
 
     /// The node of a scope.

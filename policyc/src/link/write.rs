@@ -1,6 +1,9 @@
 //! Writes the sections of a table in order, and the records that its cells name.
 
-use std::{collections::HashMap, net::IpAddr};
+use std::{
+    collections::{BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 use enforcer_ebpf::{
     decide::{address_v4, address_v6},
@@ -13,7 +16,7 @@ use petgraph::graph::NodeIndex;
 
 use super::{
     Interface, LinkError, Linked, LinkedPod, NodeView, Record, Slotted, Summary,
-    addresses::{Book, FULL, count, offset, parts as address_parts, set},
+    addresses::{FULL, count, offset, parts as address_parts, set},
     classes::Closed,
     host::HostScopes,
     index,
@@ -32,15 +35,19 @@ pub(crate) struct Parts<'a> {
     pub node: &'a NodeView,
     pub pods: Vec<Slotted<'a>>,
     pub scopes: Vec<PodScopes>,
-    pub book: Book,
+    /// The header and all addresses.
+    pub words: Vec<u32>,
+    /// How many addresses and ranges these are.
+    pub addresses: usize,
+    pub disputed: BTreeSet<IpAddr>,
     pub graph: DecisionGraph,
     pub classes: Closed,
     pub extra_classes: Vec<u16>,
 }
 
-pub(crate) fn write(parts: Parts<'_>) -> Result<Linked, LinkError> {
-    let mut words = vec![0; header::WORDS as usize];
-    parts.book.write(&mut words)?;
+/// Writes everything but the addresses, behind these.
+pub(crate) fn write(mut parts: Parts<'_>) -> Result<Linked, LinkError> {
+    let mut words = std::mem::take(&mut parts.words);
     let mut records = Records::new(&parts.graph)?;
     let mut tables = ScopeTables::default();
     let mut scopes = Vec::with_capacity(parts.scopes.len());
@@ -71,11 +78,11 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Linked, LinkError> {
     }
     let summary = Summary {
         scopes: tables.written.len(),
-        source_classes: parts.classes.signatures.len(),
+        source_classes: parts.classes.count,
         port_classes: tables.widest,
         records: records.records.len() - 1,
         words: words.len(),
-        addresses: parts.book.len(),
+        addresses: parts.addresses,
         cells_decided: tables.decided,
         cells_asked: tables.asked,
     };
@@ -85,7 +92,7 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Linked, LinkError> {
         residuals: records.residuals,
         pods,
         extra_classes: parts.extra_classes,
-        disputed: parts.book.disputed,
+        disputed: parts.disputed,
         classes: parts.classes,
         summary,
     })

@@ -3,7 +3,7 @@
 //!
 //! What [`Objects::load`] gives is what [`load`](super::load) would give if each were a file.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use super::{Loaded, input::Text, loader::Loader, objects::Object as Read, part::Part};
 use crate::{
@@ -103,8 +103,29 @@ impl Objects {
 
     /// The cluster of these objects, and everything that is wrong.
     pub fn load(&self) -> (Loaded, Vec<Diagnostic>) {
+        self.load_these(self.objects.values())
+    }
+
+    /// As [`Objects::load`], of the objects whose names begin with one of these, and of no others.
+    pub fn load_under<'a>(
+        &self,
+        prefixes: impl Iterator<Item = &'a str>,
+    ) -> (Loaded, Vec<Diagnostic>) {
+        let under = |prefix: &'a str| {
+            let from = (Bound::Included(prefix), Bound::Unbounded);
+            let from = self.objects.range::<str, _>(from);
+            from.take_while(move |(name, _)| name.starts_with(prefix))
+        };
+        let named: BTreeMap<&String, &Object> = prefixes.flat_map(under).collect();
+        self.load_these(named.into_values())
+    }
+
+    fn load_these<'a>(
+        &self,
+        objects: impl Iterator<Item = &'a Object>,
+    ) -> (Loaded, Vec<Diagnostic>) {
         let mut loader = Loader::default();
-        for object in self.objects.values() {
+        for object in objects {
             loader.part(&object.0);
         }
         if let Some((name, text)) = &self.mesh {
@@ -178,6 +199,30 @@ mod tests {
         let mut objects = Objects::default();
         objects.put("p".into(), object);
         assert_eq!(objects.load().0.cluster.policies.len(), 1);
+    }
+
+    #[test]
+    fn objects_are_loaded_by_the_beginnings_of_their_names() {
+        let mut objects = Objects::default();
+        objects.set_mesh("kube:istio-system/istio", Some("trustDomain: td".into()));
+        for name in ["shop/a", "shop/b", "shopping/a", "web/a"] {
+            let (namespace, own) = name.split_once('/').unwrap();
+            let text = POLICY.replace("\"p\"", &format!("{own:?}"));
+            let text = text.replace("shop", namespace);
+            objects.put(name.into(), Object::read(name, &text, ("", "")));
+        }
+        let (loaded, found) = objects.load_under(["shop/", "shop/a", "web/a", "x"].into_iter());
+        let names: Vec<_> = loaded
+            .cluster
+            .policies
+            .iter()
+            .map(|p| (&*p.namespace, &*p.name))
+            .collect();
+        assert_eq!(names, [("shop", "a"), ("shop", "b"), ("web", "a")]);
+        assert_eq!(
+            (loaded.cluster.mesh.trust_domain.as_str(), found.len()),
+            ("td", 0)
+        );
     }
 
     #[test]

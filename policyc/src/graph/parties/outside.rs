@@ -12,10 +12,7 @@ use super::{
 use crate::{
     cluster::Cluster,
     ir::{Atom, Pattern, Program},
-    link::{
-        Identity, LinkError, Source,
-        classes::{Blocks, Classes},
-    },
+    link::{Identity, LinkError, Source, blocks::Blocks, classes::Classes},
 };
 
 /// Identities that no pod runs as and that rules tell from everybody else: service accounts of the

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use super::*;
 use crate::{
     compile::compile,
-    link::{Disputes, Interface, Linked, NodeView, canonical::meaning, link, link_sources},
+    link::{
+        Disputes, Interface, Linked, NodeView, canonical::meaning, link, link_again, link_sources,
+    },
     read,
 };
 
@@ -50,6 +52,26 @@ metadata: {name: other, namespace: shop, labels: {app: db}}
 spec: {nodeName: here, containers: [{name: main, image: a}]}
 status: {phase: Running, podIPs: [{ip: 10.0.0.201}]}
 ";
+
+/// The policies that may be in force.
+const POLICIES: [(&str, &str); 8] = [
+    ("", ""),
+    ("ns/web/sa/front", "ns/ops/sa/x"),
+    ("namespaces: [ops]", "namespaces: [web, shop]"),
+    ("namespaces: [ops]", "notNamespaces: ['w*']"),
+    ("'*/sa/back'", "'*'"),
+    ("['8080']", "['9090']"),
+    (
+        "selector: {matchLabels: {app: api}}",
+        "selector: {matchLabels: {app: none}}",
+    ),
+    ("10.0.0.7/32", "10.0.0.9/32"),
+];
+
+fn world(policies: usize) -> String {
+    let (before, now) = POLICIES[policies];
+    WORLD.replace(before, if before.is_empty() { before } else { now })
+}
 
 /// Words that grow, as in a slot.
 struct Slot {
@@ -96,8 +118,11 @@ impl Node {
             ..Interface::default()
         };
         let name = ("shop".to_owned(), "local".to_owned());
+        let other = ("shop".to_owned(), "other".to_owned());
         let view = NodeView {
-            local: Local::Node("here".into()),
+            local: Local::Only([name.clone(), other.clone()].into()),
+            slots: [(name.clone(), 0), (other, 1)].into(),
+            addresses: vec!["10.9.0.1".parse().unwrap()],
             interfaces: [(name, vec![interface])].into(),
             disputes: Disputes::Unknown,
             ..NodeView::default()
@@ -157,6 +182,23 @@ impl Node {
             (self.linked, self.sources) = (linked, sources);
         }
         followed
+    }
+
+    /// Puts other policies in force, by a whole link where that is needed. Whether it was not.
+    fn govern(&mut self, policies: usize) -> bool {
+        let (loaded, found) = read::load_str("world.yaml", &world(policies), None);
+        assert!(!crate::diagnostic::any_error(&found), "{found:?}");
+        self.program = compile(&loaded, Default::default(), &BTreeMap::new()).unwrap();
+        let length = self.slot.at(header::LENGTH) as usize;
+        let words = self.slot.words[..length].to_vec();
+        let (program, cluster, view) = (&self.program, &self.cluster, &self.view);
+        let again = link_again(&self.sources, words, program, cluster, view).unwrap();
+        let done = again.is_some();
+        let (linked, sources) =
+            again.unwrap_or_else(|| link_sources(program, cluster, view, &[]).unwrap());
+        self.slot = roomy(&linked);
+        (self.linked, self.sources) = (linked, sources);
+        done
     }
 
     fn is_as_if_linked_anew(&self) {
@@ -343,19 +385,87 @@ impl Step {
     }
 }
 
+/// What happens at once.
+#[derive(Clone, Debug)]
+enum Event {
+    Pods(Vec<Step>),
+    Policies(usize),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        2 => proptest::collection::vec(step(), 1..4).prop_map(Event::Pods),
+        1 => (0..POLICIES.len()).prop_map(Event::Policies),
+    ]
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
+    #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn after_any_changes_a_table_says_what_a_whole_link_says(
-        steps in proptest::collection::vec(proptest::collection::vec(step(), 1..4), 1..12)
+        events in proptest::collection::vec(event(), 1..16)
     ) {
         let mut node = Node::new();
-        for batch in steps {
-            let changes: BTreeMap<PodName, Option<Pod>> =
-                batch.iter().map(Step::change).collect();
-            let changes: Vec<_> = changes.into_iter().collect();
-            node.change(&changes);
+        for event in events {
+            match event {
+                Event::Policies(policies) => drop(node.govern(policies)),
+                Event::Pods(batch) => {
+                    let changes: BTreeMap<PodName, Option<Pod>> =
+                        batch.iter().map(Step::change).collect();
+                    let changes: Vec<_> = changes.into_iter().collect();
+                    node.change(&changes);
+                }
+            }
             node.is_as_if_linked_anew();
         }
     }
+}
+
+#[test]
+fn other_policies_take_the_addresses_over_and_store_those_that_they_tell_apart_anew() {
+    let mut node = Node::new();
+    let pods: Vec<_> = [("web", "front"), ("ops", "x"), ("web", "y")]
+        .iter()
+        .enumerate()
+        .map(|(i, (namespace, account))| {
+            let last = 20 + i;
+            let addresses = [format!("10.0.9.{last}"), format!("fd00:0:0:9::{last}")];
+            let addresses: Vec<&str> = addresses.iter().map(String::as_str).collect();
+            pod(namespace, &format!("p{i}"), account, &addresses)
+        })
+        .collect();
+    node.change(&pods);
+    let class = |node: &Node, last: u32| node.word(&format!("10.0.9.{last}")).class();
+    let [front, ops, nobody] = [20, 21, 22].map(|last| class(&node, last));
+    assert!(front != ops && ops != nobody && nobody == 0);
+    let root = node.slot.words[..V4_ROOT as usize + 65_536].to_vec();
+    assert!(node.govern(1), "another principal is no whole link");
+    assert_eq!(class(&node, 20), nobody, "no policy names it any more");
+    assert_eq!(class(&node, 22), nobody);
+    assert_ne!(class(&node, 21), nobody);
+    let root_now = &node.slot.words[..V4_ROOT as usize + 65_536];
+    assert_eq!(root[V4_ROOT as usize..], root_now[V4_ROOT as usize..]);
+    node.is_as_if_linked_anew();
+    // What is written behind the addresses is written in its old place.
+    let length = node.slot.at(header::LENGTH);
+    assert!(node.govern(0) && node.govern(1));
+    assert_eq!(node.slot.at(header::LENGTH), length);
+    assert!(!node.govern(7), "other IP blocks are");
+    node.is_as_if_linked_anew();
+}
+
+#[test]
+fn what_lies_unused_is_bounded() {
+    let mut node = Node::new();
+    let mut whole = 0;
+    for round in 0..64_u32 {
+        let (name, pod) = pod("ops", "a", "x", &[&format!("10.{}.0.1", 20 + round)]);
+        node.change(&[(name, pod)]);
+        whole += u32::from(!node.govern((round % 2) as usize));
+        node.is_as_if_linked_anew();
+    }
+    assert!(whole < 64, "{whole}");
+    let anew = link(&node.program, &node.cluster, &node.view, &[]).unwrap();
+    let length = node.slot.at(header::LENGTH) as usize;
+    assert!(length < anew.words.len() * 2, "{length}");
 }

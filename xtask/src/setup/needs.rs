@@ -329,7 +329,10 @@ pub fn missing_for_tests() -> Vec<&'static Need> {
 /// As [`missing`], with what checks an image.
 pub fn missing_for_dist() -> Vec<&'static Need> {
     let mut missing = missing();
-    let images = NEEDS.iter().filter(|need| need.part == Part::Images);
+    let python = |need: &Need| need.package == Some("python3-venv");
+    let images = NEEDS
+        .iter()
+        .filter(|need| need.part == Part::Images || python(need));
     missing.extend(images.filter(|need| !(need.is_there)()));
     missing
 }

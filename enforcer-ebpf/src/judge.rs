@@ -18,6 +18,7 @@
 
 mod from_l7;
 mod from_pod;
+mod nobody;
 mod other;
 mod pause;
 mod reply;
@@ -98,6 +99,8 @@ pub mod features {
     pub const UPLINKS: u32 = 1 << 0;
     /// `--non-tcp=enforce`: datagrams are judged, too.
     pub const NON_TCP: u32 = 1 << 1;
+    /// `--unknown-pod=deny`: behind an interface of which the table knows no pod is one all the same.
+    pub const UNKNOWN_PODS: u32 = 1 << 2;
     /// The hook is in the pod's own network namespace, where the way in is not seen: the address of
     /// another local pod, which is guarded there, is believed, and that of a pod of another node is
     /// as good as the network between the nodes.
@@ -453,12 +456,15 @@ fn hinders(judgement: &Judgement) -> bool {
 /// Carries a verdict over to the fragments that follow, and applies how the node enforces.
 #[inline(always)]
 pub fn conclude<F: Flows>(
-    finding: Finding,
+    mut finding: Finding,
     packet: &Packet,
     flows: &F,
     place: &Place,
     hook: Hook,
 ) -> Judgement {
+    if let Some(judgement) = nobody::to(&finding, packet, place, hook) {
+        finding.judgement = judgement;
+    }
     let judgement = enforce(&finding, place);
     if finding.enrolled {
         bequeath(packet, flows, place, hook, &judgement);

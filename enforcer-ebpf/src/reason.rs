@@ -107,6 +107,8 @@ reasons! {
     /// A reset that was not sent because too many were: the packet was dropped. Counted beside the
     /// verdict's own reason.
     ResetLimited = 37, "reset_limited";
+    /// To an interface that looks like a pod's, of which no pod is known yet: `--unknown-pod=deny`.
+    UnknownPod = 38, "unknown_pod";
 }
 
 /// Size of the per-CPU counter array.

@@ -194,6 +194,9 @@ impl TableBuilder {
                 // Until the end of time.
                 set(words, at + pod::PAUSED_UNTIL, u32::MAX);
             }
+            if spec.flags & pod_flags::SEEDING != 0 {
+                set(words, at + pod::SEEDING_UNTIL, u32::MAX);
+            }
             set(words, at + pod::INTERFACE, spec.interface);
             set(words, at + pod::CLASS_V4, spec.class_v4.into());
             set(words, at + pod::CLASS_V6, spec.class_v6.into());

@@ -63,6 +63,10 @@ pub fn table(rng: &mut Rng, judged: u32) -> TableBuilder {
             class_v6: rng.u16(0..CLASSES),
         });
     }
+    if rng.u32(0..12) == 0 {
+        // Nobody knows who is behind the interface.
+        table.pods[judged as usize].interface = 99;
+    }
     table
 }
 

@@ -45,7 +45,7 @@ const VERIFIED_MAX: u32 = 20_000;
 const VERIFIED_MAX_BEFORE: u32 = 60_000;
 const PRUNES_WELL: KernelVersion = KernelVersion::new(6, 12, 0);
 /// Everything that programs may be loaded for.
-const ALL: u32 = features::UPLINKS | features::NON_TCP;
+const ALL: u32 = features::UPLINKS | features::NON_TCP | features::UNKNOWN_PODS;
 /// Reasons that must have been met.
 const SEEN: &[&str] = &[
     "allowed",
@@ -97,7 +97,7 @@ fn the_kernel_decides_as_the_host_does_with_everything_on() {
     }
     let seen: Vec<&str> = SEEN
         .iter()
-        .chain(&["untrusted_path", "datagram_needs_proxy"])
+        .chain(&["untrusted_path", "datagram_needs_proxy", "unknown_pod"])
         .copied()
         .filter(|reason| *reason != "non_tcp")
         .collect();

@@ -1,8 +1,8 @@
 //! Packets away from a pod.
 
 use super::{
-    Action, Finding, Flows, Judgement, LocalPod, Place, address_of, found, inherit, outward,
-    pod_behind, reply,
+    Action, Finding, Flows, Judgement, LocalPod, Place, address_of, found, inherit, nobody,
+    outward, pod_behind, reply,
 };
 use crate::{
     decide::pod_by_slot,
@@ -25,7 +25,7 @@ pub fn find_from_pod<W: Words + ?Sized, F: Flows>(
 ) -> Finding {
     let from = match pod_behind(words, place) {
         Ok(pod) => pod,
-        Err(finding) => return finding,
+        Err(finding) => return nobody::from(packet, words, place, finding),
     };
     // VERIFIER: one place to conclude at.
     let judgement = if spoofed(words, &from, packet) {

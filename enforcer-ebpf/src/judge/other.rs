@@ -14,7 +14,7 @@
 use super::{
     Action, Finding, Flows, Judgement, LocalPod, Place, features, found,
     from_pod::spoofed,
-    inherit, pod_behind, reply, source,
+    inherit, nobody, pod_behind, reply, source,
     to_pod::{cell_for, from_the_proxy, own},
 };
 use crate::{
@@ -34,13 +34,14 @@ pub fn find_other<W: Words + ?Sized, F: Flows>(
     place: &Place,
     hook: Hook,
 ) -> Finding {
+    let outgoing = matches!(hook, Hook::FromPod);
+    let link = matches!(packet.kind, Kind::Arp | Kind::NotIp) || link_control(packet);
     let pod = match pod_behind(words, place) {
         Ok(pod) => pod,
+        Err(finding) if outgoing && !link => return nobody::from(packet, words, place, finding),
         Err(finding) => return finding,
     };
-    let outgoing = matches!(hook, Hook::FromPod);
     let enrolled = pod.is(pod_flags::ENROLLED);
-    let link = matches!(packet.kind, Kind::Arp | Kind::NotIp) || link_control(packet);
     // Every pod's source addresses are guarded.
     if outgoing && packet.reject.is_none() && !link && spoofed(words, &pod, packet) {
         return found(words, &pod, Judgement::drop(Reason::SpoofedPodSource));
@@ -97,7 +98,7 @@ fn is_self_test(packet: &Packet, place: &Place) -> bool {
 /// that are good for the link alone. Pods of a bridge find their neighbours from their own addresses, too:
 /// that is [`Kind::Neighbour`], of which the source is guarded.
 #[inline(always)]
-fn link_control(packet: &Packet) -> bool {
+pub(super) fn link_control(packet: &Packet) -> bool {
     if !matches!(packet.kind, Kind::Datagram | Kind::Error | Kind::Neighbour) {
         return false;
     }

@@ -1,8 +1,8 @@
 //! Packets towards a pod.
 
 use super::{
-    Action, Finding, Flows, Judgement, LocalPod, Namespace, Place, Socket, Way, address_of, found,
-    inherit, inward, outward, pod_behind,
+    Action, Finding, Flows, Judgement, LocalPod, Namespace, Place, Socket, Way, address_of,
+    features, found, inherit, inward, outward, pod_behind,
     source::{self, Source},
 };
 use crate::{
@@ -34,7 +34,17 @@ pub fn find_to_pod<W: Words + ?Sized, F: Flows>(
     } else {
         tcp(words, flows, place, &to, packet)
     };
-    found(words, &to, judgement)
+    found(words, &spared(to, packet, place), judgement)
+}
+
+/// The pod, as far as it is not to be hindered while the connections that it has open are being found:
+/// one that is opened now is none of these. Nobody gets in between unknown and policed.
+#[inline(always)]
+fn spared(mut to: LocalPod, packet: &Packet, place: &Place) -> LocalPod {
+    if place.has(features::UNKNOWN_PODS) && packet.opens() {
+        to.flags &= !pod_flags::SEEDING;
+    }
+    to
 }
 
 #[inline(always)]

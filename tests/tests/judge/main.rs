@@ -28,4 +28,5 @@ mod flows;
 mod inside;
 mod straight;
 mod table;
+mod unknown;
 mod world;

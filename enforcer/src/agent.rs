@@ -55,7 +55,7 @@ use crate::{
         datagrams::DatagramFlows,
         denied::{self, Exempt},
     },
-    inventory::{Inventory, InventoryError, LocalPod, PodName, Wanted, enrolment::unwanted},
+    inventory::{Inventory, InventoryError, LocalPod, Lost, PodName, Wanted, enrolment::unwanted},
     key_sets::{Fetcher, KeySetStatus},
     kube::Health,
     object::ObjectError,
@@ -143,6 +143,12 @@ pub enum OrderError {
     NoShadow,
     #[error("no bundle that was active before this one is kept: there is nothing to go back to")]
     NothingBefore,
+    #[error(
+        "the policies are those of the API server, and whatever is applied there is in force here: apply \
+         what was there before, with `kubectl apply`; until then `enforcer pause` lets a pod's \
+         connections through"
+    )]
+    ClustersPolicies,
     #[error("the inventory does not come from files: there is nothing to read again")]
     NoFiles,
     #[error(transparent)]
@@ -163,6 +169,12 @@ pub enum OrderError {
     Attach(#[from] AttachError),
     #[error(transparent)]
     Pins(#[from] PinsError),
+}
+
+impl std::fmt::Debug for Agent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Agent").finish_non_exhaustive()
+    }
 }
 
 impl Agent {
@@ -370,6 +382,8 @@ impl Agent {
         let state = self.state();
         let cluster = &state.inventory.cluster;
         let lost = state.inventory.lost.iter();
+        // On the node's own network nothing can be enforced: that is no fault of this node.
+        let lost = lost.filter(|(_, reason)| *reason != Lost::HostNetwork);
         let lost = lost.filter(|(name, _)| unwanted(name, cluster, &self.settings).is_none());
         lost.map(|(name, _)| format!("{}/{}", name.0, name.1))
             .collect()

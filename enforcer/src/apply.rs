@@ -70,6 +70,8 @@ pub struct Settings {
     pub ignore_label: bool,
     /// Datagrams are judged, too.
     pub non_tcp: bool,
+    /// Nobody begins anything with a pod that is not known yet.
+    pub deny_unknown: bool,
     /// Names of the interfaces whose packets may speak for pods of other nodes; empty: all.
     pub trusted_uplinks: Vec<String>,
     /// Key sets that are fetched; all activations share it.
@@ -83,6 +85,7 @@ impl Settings {
         for (set, bit) in [
             (!self.trusted_uplinks.is_empty(), features::UPLINKS),
             (self.non_tcp, features::NON_TCP),
+            (self.deny_unknown, features::UNKNOWN_PODS),
         ] {
             if set {
                 bits |= bit;

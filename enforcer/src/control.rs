@@ -25,6 +25,7 @@ pub use bound::{Bound, ControlError, bind};
 pub use filter::Filter;
 
 pub use crate::report::Line;
+use crate::report::asked::{Asked, Waiting};
 use crate::{
     agent::{Agent, Changed, Explained, PauseStatus, Status},
     apply::Generation,
@@ -80,6 +81,8 @@ pub enum Request {
 #[serde(rename_all = "lowercase")]
 pub enum Answer {
     Status(Box<Status>),
+    /// There is no table yet.
+    Waiting(Waiting),
     Loaded(Loaded),
     Changed(Changed),
     Paused(PauseStatus),
@@ -140,13 +143,13 @@ impl Leaving {
 }
 
 /// Serves clients until the agent ends. `detach` is given those who want that.
-pub async fn serve(listener: UnixListener, agent: Arc<Agent>, detach: mpsc::Sender<Leaving>) {
+pub async fn serve(listener: UnixListener, asked: Arc<Asked>, detach: mpsc::Sender<Leaving>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let (agent, detach) = (agent.clone(), detach.clone());
+                let (asked, detach) = (asked.clone(), detach.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = client(stream, agent, detach).await {
+                    if let Err(error) = client(stream, asked, detach).await {
                         tracing::debug!(%error, "a control client went away");
                     }
                 });
@@ -161,7 +164,7 @@ pub async fn serve(listener: UnixListener, agent: Arc<Agent>, detach: mpsc::Send
 
 async fn client(
     stream: UnixStream,
-    agent: Arc<Agent>,
+    asked: Arc<Asked>,
     detach: mpsc::Sender<Leaving>,
 ) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
@@ -175,28 +178,29 @@ async fn client(
         if read == 0 {
             return Ok(());
         }
-        match serde_json::from_slice::<Request>(&line) {
-            Ok(Request::Monitor { filter }) => {
+        let agent = asked.agent().cloned();
+        match (serde_json::from_slice::<Request>(&line), agent) {
+            (Ok(Request::Detach {}), _) => {
+                // When nobody takes it, the agent is ending already, and the connection with it.
+                let _ending = detach.send(Leaving(write)).await;
+                return Ok(());
+            }
+            (Ok(request), None) => send(&mut write, &early(&asked, &request)).await?,
+            (Ok(Request::Monitor { filter }), Some(agent)) => {
                 let verdicts = agent.reporter.listen();
                 return tokio::select! {
                     ended = monitor(verdicts, &filter, write) => ended,
                     () = gone(&mut lines) => Ok(()),
                 };
             }
-            Ok(Request::Detach {}) => {
-                // When nobody takes it, the agent is ending already, and the connection with it.
-                let _ending = detach.send(Leaving(write)).await;
-                return Ok(());
-            }
-            Ok(request) => {
-                let agent = agent.clone();
+            (Ok(request), Some(agent)) => {
                 // An activation waits for a grace period: not on a thread that serves others.
                 let answer = tokio::task::spawn_blocking(move || answer(&agent, &request))
                     .await
                     .unwrap_or_else(|error| Answer::Error(error.to_string()));
                 send(&mut write, &answer).await?;
             }
-            Err(error) => {
+            (Err(error), _) => {
                 send(
                     &mut write,
                     &Answer::Error(format!("not a request: {error}")),
@@ -207,6 +211,18 @@ async fn client(
                 }
             }
         }
+    }
+}
+
+/// The answer of an agent that has no table yet.
+fn early(asked: &Asked, request: &Request) -> Answer {
+    let waiting = asked.waiting();
+    match request {
+        Request::Status {} => Answer::Waiting(waiting),
+        _ => Answer::Error(format!(
+            "the agent has no table yet, and takes no orders: it waits for {}",
+            waiting.awaited.join("; ")
+        )),
     }
 }
 

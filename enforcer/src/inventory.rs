@@ -6,6 +6,7 @@ pub mod enrolment;
 pub mod file;
 mod find;
 mod node;
+pub mod unknown;
 
 use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc};
 
@@ -14,6 +15,7 @@ use policyc::cluster::{Cluster, Pod};
 pub use again::again;
 pub use find::{Wanted, find, find_live};
 pub use node::node_addresses;
+pub use unknown::Unknown;
 
 use crate::{
     attach::HookAt,
@@ -31,6 +33,8 @@ pub struct Inventory {
     pub pods: Vec<LocalPod>,
     /// Pods of this node that cannot be guarded, with the reason.
     pub lost: Vec<(PodName, Lost)>,
+    /// Interfaces that look like a pod's, of which no pod is known: see [`unknown`].
+    pub unknown: Vec<Unknown>,
     /// Addresses of the node itself.
     pub node_addresses: Vec<IpAddr>,
 }
@@ -164,9 +168,29 @@ impl Inventory {
             .max(LEAST_OF_IPV6)
     }
 
-    /// Every interface to be guarded.
+    /// Every interface of a pod that is known.
     pub fn interfaces(&self) -> impl Iterator<Item = &Interface> {
         self.pods.iter().flat_map(|pod| &pod.interfaces)
+    }
+
+    /// Every interface to be guarded, with the namespace behind it where that is known.
+    pub fn guarded(&self) -> impl Iterator<Item = (&Interface, Option<&Arc<Netns>>)> {
+        let pods = self.pods.iter().flat_map(|pod| {
+            let interfaces = pod.interfaces.iter();
+            interfaces.map(|interface| (interface, pod.netns.as_ref()))
+        });
+        let unknown = self.unknown.iter();
+        pods.chain(unknown.map(|unknown| (&unknown.interface, unknown.netns.as_ref())))
+    }
+
+    /// The same interfaces, to be changed.
+    pub fn guarded_mut(&mut self) -> impl Iterator<Item = &mut Interface> {
+        let pods = self.pods.iter_mut().flat_map(|pod| &mut pod.interfaces);
+        pods.chain(
+            self.unknown
+                .iter_mut()
+                .map(|unknown| &mut unknown.interface),
+        )
     }
 
     /// The pods of this node, with the rest of the cluster left out where the node's name tells: what
@@ -202,11 +226,24 @@ impl Inventory {
         }
     }
 
-    /// Leaves out the local pods that are over.
-    pub fn drop_gone(&mut self) {
+    /// Leaves out the local pods that are over. With `keep` their interfaces are those of unknown pods
+    /// from now on.
+    pub fn drop_gone(&mut self, keep: bool) {
         let cluster = Arc::clone(&self.cluster);
         let there = |name: &PodName| pod(&cluster, name).is_some_and(|pod| !pod.finished);
-        self.pods.retain(|local| there(&local.name));
+        let gone = self.pods.extract_if(.., |local| !there(&local.name));
+        let left = gone.flat_map(|local| {
+            let netns = local.netns;
+            let interfaces = local.interfaces.into_iter();
+            interfaces.map(move |interface| Unknown {
+                interface,
+                netns: netns.clone(),
+            })
+        });
+        match keep {
+            true => self.unknown.extend(left),
+            false => drop(left.count()),
+        }
         self.lost.retain(|(name, _)| there(name));
     }
 

@@ -4,6 +4,7 @@
 //! names by the records of exactly that activation, so attribution cannot drift from enforcement.
 
 pub mod access;
+pub mod asked;
 pub mod counters;
 pub mod events;
 pub mod line;

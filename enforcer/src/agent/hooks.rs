@@ -6,7 +6,7 @@
 //! that no hook sees reaches the pod, which answers that it does not know the protocol.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
     sync::Arc,
@@ -74,16 +74,15 @@ impl Hooks {
     /// on this node send packets straight into pods.
     pub fn choose(&self, inventory: &mut Inventory, redirects: bool) -> Result<(), PinsError> {
         let before = self.pins.link_names()?;
-        for interface in inventory
-            .pods
-            .iter_mut()
-            .flat_map(|pod| &mut pod.interfaces)
-        {
+        let known: BTreeSet<u32> = inventory.interfaces().map(|i| i.link.index).collect();
+        for interface in inventory.guarded_mut() {
             // Where an earlier agent has found out, this one does not begin anew.
             let was_inside = before.contains(&inside_name(program::TO_POD, interface.link.index));
             let skipped = was_inside || redirects || interface.link.is_netkit();
             let can = self.attach == Attach::Tcx && interface.inside.is_some();
             interface.hook = match self.choice {
+                // What cannot be guarded from inside must not keep the others from being guarded.
+                HookChoice::Pod if !can && !known.contains(&interface.link.index) => HookAt::Host,
                 HookChoice::Pod => HookAt::Pod,
                 HookChoice::Auto if skipped && can => HookAt::Pod,
                 HookChoice::Host | HookChoice::Auto => HookAt::Host,

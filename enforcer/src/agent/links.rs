@@ -16,7 +16,7 @@ use super::{Agent, OrderError, State, relink, start::StartError, takeover};
 use crate::{
     apply,
     attach::{Attach, Attacher, Classifiers, HookAt},
-    inventory::{self, Interface, Inventory, LocalPod, PodName, Wanted},
+    inventory::{self, Interface, Inventory, LocalPod, PodName, Wanted, unknown},
     pins::Pins,
     proxy_netns,
 };
@@ -26,6 +26,8 @@ const SETTLE: Duration = Duration::from_millis(20);
 /// How long to wait before a pod that is not there is looked for again, at first and at most.
 const RETRY: Duration = Duration::from_millis(50);
 const RETRY_MAX: Duration = Duration::from_secs(1);
+/// The same where all pods are there, and only an interface may yet turn out to be another's.
+const UNDECIDED_MAX: Duration = Duration::from_secs(30);
 
 /// What it takes to attach.
 pub struct Hands {
@@ -42,7 +44,11 @@ pub struct Hands {
 
 /// Follows until the kernel tells no more.
 pub async fn follow(agent: Arc<Agent>, hands: Hands) -> io::Result<()> {
-    let groups = [MulticastGroup::Link];
+    let mut groups = vec![MulticastGroup::Link];
+    if agent.settings.deny_unknown {
+        // A route is often the last that a pod is given.
+        groups.extend([MulticastGroup::Ipv4Route, MulticastGroup::Ipv6Route]);
+    }
     let (connection, _handle, mut news) = rtnetlink::new_multicast_connection(&groups)?;
     tokio::spawn(connection);
     let mut hands = hands;
@@ -55,44 +61,68 @@ pub async fn follow(agent: Arc<Agent>, hands: Hands) -> io::Result<()> {
                 Some(wait) => tokio::time::sleep(wait).await,
             }
         };
-        let heard = tokio::select! {
-            heard = news.next() => heard.map(drop),
-            () = agent.look.notified() => Some(()),
-            () = wait => Some(()),
-        };
-        if heard.is_none() {
-            return Err(io::Error::other("the kernel tells no more of interfaces"));
+        let mut wait_next = RETRY;
+        tokio::select! {
+            heard = news.next() => if heard.is_none() {
+                return Err(io::Error::other("the kernel tells no more of interfaces"));
+            },
+            () = agent.look.notified() => {}
+            () = wait => wait_next = retry.map_or(RETRY, |wait| wait * 2),
         }
         while news.next().now_or_never().flatten().is_some() {}
         let (back, looked) = look(&agent, hands).await?;
         hands = back;
-        let wait = retry.map_or(RETRY, |wait| (wait * 2).min(RETRY_MAX));
         retry = match looked {
-            Ok(complete) => {
+            Ok(Looked { missing, undecided }) => {
                 agent.unfollowed.store(None);
-                (!complete).then_some(wait)
+                let most = match missing {
+                    true => Some(RETRY_MAX),
+                    false => undecided.then_some(UNDECIDED_MAX),
+                };
+                most.map(|most| wait_next.min(most))
             }
             Err(error) => {
                 let text = crate::chain(&error);
                 tracing::warn!(error = text, "cannot follow the node's interfaces");
                 agent.unfollowed.store(Some(Arc::new(text)));
-                Some(wait)
+                Some(wait_next.min(RETRY_MAX))
             }
         };
         tokio::time::sleep(SETTLE).await;
     }
 }
 
-/// One look. Whether every pod was found that could be.
+/// What a look has left open.
+struct Looked {
+    /// Pods that may yet be found.
+    missing: bool,
+    /// Interfaces that may yet turn out to be a pod's.
+    undecided: bool,
+}
+
+/// One look.
 async fn look(
     agent: &Arc<Agent>,
     mut hands: Hands,
-) -> io::Result<(Hands, Result<bool, StartError>)> {
-    let before = agent.state().inventory.here(&hands.wanted);
-    let found = match inventory::again(&before, &hands.wanted).await {
+) -> io::Result<(Hands, Result<Looked, StartError>)> {
+    let (before, ranges) = {
+        let state = agent.state();
+        let given = &agent.settings.pod_cidrs;
+        let ranges = unknown::ranges(&state.inventory.cluster, &hands.wanted, given);
+        (state.inventory.here(&hands.wanted), ranges)
+    };
+    let mut found = match inventory::again(&before, &hands.wanted).await {
         Ok(found) => found,
         Err(error) => return Ok((hands, Err(error.into()))),
     };
+    let mut undecided = false;
+    if agent.settings.deny_unknown {
+        let others = match unknown::look(&found, &ranges).await {
+            Ok(others) => others,
+            Err(error) => return Ok((hands, Err(error.into()))),
+        };
+        (found.unknown, undecided) = (others.unknown, others.undecided);
+    }
     // A link on TCX is found by its pin.
     let classifiers = match agent.hooks.attach {
         Attach::Tcx => Ok(Classifiers::default()),
@@ -110,12 +140,12 @@ async fn look(
         }
         hands.mtu = Some(mtu);
     }
-    let complete = found.pods.iter().all(|pod| pod.away.is_none())
-        && found.lost.iter().all(|(_, reason)| reason.is_final());
+    let missing = found.pods.iter().any(|pod| pod.away.is_some())
+        || found.lost.iter().any(|(_, reason)| !reason.is_final());
     let agent = Arc::clone(agent);
     let settled = tokio::task::spawn_blocking(move || {
         let settled = agent.settle(found, &mut hands, classifiers);
-        (hands, settled.map(|()| complete))
+        (hands, settled.map(|()| Looked { missing, undecided }))
     });
     settled.await.map_err(io::Error::other)
 }
@@ -143,17 +173,15 @@ impl Agent {
         found.node_addresses.clone_from(&before.node_addresses);
         found.cluster = Arc::clone(&before.cluster);
         found.follow_cluster();
-        found.drop_gone();
+        found.drop_gone(self.settings.deny_unknown);
         self.hooks.choose(&mut found, hands.redirects)?;
         let found = Arc::new(found);
         let mut attacher =
             Attacher::new(&mut hands.ebpf, &hands.pins, self.hooks.attach, classifiers);
         let mut unguarded = Vec::new();
-        for pod in &found.pods {
-            for interface in &pod.interfaces {
-                if !attacher.guards(interface)? {
-                    unguarded.push((interface.clone(), pod.netns.clone()));
-                }
+        for (interface, netns) in found.guarded() {
+            if !attacher.guards(interface)? {
+                unguarded.push((interface.clone(), netns.cloned()));
             }
         }
         // Before the table knows an interface its programs let everything pass, and other pods' refuse
@@ -235,9 +263,9 @@ fn agree(one: &Inventory, other: &Inventory) -> bool {
 /// namespace. Returns how many they were.
 fn let_go(before: &Inventory, now: &Inventory, pins: &Pins) -> usize {
     let mut gone = 0;
-    for interface in before.interfaces() {
+    for (interface, _) in before.guarded() {
         let index = interface.link.index;
-        if now.interfaces().any(|i| i.link.index == index) {
+        if now.guarded().any(|(i, _)| i.link.index == index) {
             continue;
         }
         gone += 1;

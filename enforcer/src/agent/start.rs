@@ -19,18 +19,17 @@ use enforcer_ebpf::{
 };
 use futures_util::FutureExt;
 use policyc::{bundle::Bundle, cluster::Cluster};
-use tokio::{net::UnixListener, runtime::Handle};
+use tokio::runtime::Handle;
 
 use super::{Agent, HookChoice, Hooks, OrderError, State, take_up::take_up, takeover::Takeover};
 use crate::{
     apply::{self, ApplyError, Before, Settings},
     attach::{Attach, AttachError, Attacher, Classifiers, others_programs},
     cni,
-    control::{self, Bound, ControlError},
     delivery::Fetched,
     ext_authz::ExtAuthz,
     flows::{FlowsError, OutFlows, datagrams::DatagramFlows, denied::Exempt},
-    inventory::{self, Inventory, InventoryError, Wanted},
+    inventory::{self, Inventory, InventoryError, Wanted, unknown},
     key_sets::{Fetcher, Freshness},
     kube::{self, Health},
     netlink::{self, NetlinkError},
@@ -103,14 +102,12 @@ pub struct Given {
 pub struct Running {
     pub agent: Arc<Agent>,
     pub events: RingBuf<MapData>,
-    pub control: UnixListener,
     pub log: Option<Log>,
     /// Ends when dropped; what would be steered to it is refused from then on.
     pub proxy: Option<Proxy>,
     pub object: aya::Ebpf,
     /// Another's programs on this node send packets straight into pods.
     pub redirects: bool,
-    pub socket: Bound,
 }
 
 /// Why the agent does not start.
@@ -129,8 +126,6 @@ pub enum StartError {
     NoPolicies,
     #[error("told to stop before it was ready")]
     Stopped,
-    #[error(transparent)]
-    Control(#[from] ControlError),
     #[error(transparent)]
     Netns(#[from] NetnsError),
     #[error(transparent)]
@@ -254,7 +249,7 @@ impl First {
             (None, None) => return Err(StartError::NoPolicies),
         };
         apply::check_order(&loaded, 0, &trust)?;
-        let inventory = match cluster {
+        let mut inventory = match cluster {
             Some(mut cluster) => {
                 // Identities are of the mesh that the policies were compiled for.
                 cluster.mesh.clone_from(&loaded.bundle.program.mesh);
@@ -265,6 +260,17 @@ impl First {
                 inventory::find(cluster, &options.wanted).await?
             }
         };
+        if options.settings.deny_unknown {
+            let given = &options.settings.pod_cidrs;
+            let ranges = unknown::ranges(&inventory.cluster, &options.wanted, given);
+            inventory.unknown = unknown::look(&inventory, &ranges).await?.unknown;
+            if ranges.is_empty() {
+                tracing::warn!(
+                    "no range of this node's pods is known, so that --unknown-pod=deny finds none: \
+                     name it with --pod-cidr"
+                );
+            }
+        }
         for (name, reason) in &inventory.lost {
             let pod = format!("{}/{}", name.0, name.1);
             tracing::warn!(pod, %reason, "not enforced");
@@ -294,7 +300,6 @@ async fn bring_up(
     mut first: First,
     found: &Found,
 ) -> Result<Running, StartError> {
-    let (control, socket) = control::bind(&options.socket)?;
     let place = proxy_netns::ensure(&options.netns, first.inventory.mtu()).await?;
 
     let room = Room {
@@ -419,12 +424,10 @@ async fn bring_up(
     Ok(Running {
         agent,
         events,
-        control,
         log,
         proxy,
         object: ebpf,
         redirects: found.redirects,
-        socket,
     })
 }
 

@@ -11,7 +11,7 @@ use crate::{
     attach::HookAt,
     delivery::DeliveryStatus,
     inventory::{
-        Inventory, LocalPod,
+        Inventory, LocalPod, Unknown,
         enrolment::{LeftOut, in_mesh, label_trouble, left_out, unwanted},
     },
     kube::ClusterStatus,
@@ -47,6 +47,10 @@ pub struct Status {
     pub times: Times,
     pub table: TableStatus,
     pub pods: Vec<PodStatus>,
+    /// Interfaces that look like a pod's, of which no pod is known: with `--unknown-pod=deny` nobody may
+    /// begin anything with what is behind them. Without it they are not looked for.
+    #[serde(default)]
+    pub unknown: Vec<String>,
     /// Packets by reason.
     pub counters: BTreeMap<String, u64>,
     /// Why changes of the node's interfaces are not followed at the moment.
@@ -232,6 +236,7 @@ impl Agent {
                 records: active.summary.records,
             },
             pods,
+            unknown: inventory.unknown.iter().map(name_of).collect(),
             counters: state
                 .counters
                 .reasons()?
@@ -316,6 +321,10 @@ impl PodStatus {
              reason redirect_unavailable",
         )
     }
+}
+
+fn name_of(unknown: &Unknown) -> String {
+    unknown.interface.link.name.clone()
 }
 
 fn hook(pod: &LocalPod) -> HookAt {

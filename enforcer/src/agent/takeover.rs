@@ -93,13 +93,9 @@ impl Takeover<'_> {
         for link in proxy_netns::outside_links(self.proxy) {
             outcomes.push(attacher.l7(&link)?);
         }
-        let pods = state.inventory.pods.iter();
-        let interfaces: Vec<_> = pods
-            .flat_map(|pod| {
-                pod.interfaces
-                    .iter()
-                    .map(|i| (i.clone(), pod.netns.clone()))
-            })
+        let guarded = state.inventory.guarded();
+        let interfaces: Vec<_> = guarded
+            .map(|(interface, netns)| (interface.clone(), netns.cloned()))
             .collect();
         outcomes.extend(attach(attacher, self.hooks, &interfaces)?);
         Ok(outcomes)

@@ -22,12 +22,12 @@ use crate::{
     },
     apply::{self, NamespaceSelector, Settings},
     attach::Attach,
-    control::{self, Answer},
+    control::{self, Answer, Leaving},
     delivery::{self, Delivery, Fetched, Kept, Watch},
     detach::{self, DetachError, Removed},
     inventory::Wanted,
     pins::Pins,
-    report::{events, metrics},
+    report::{asked::Asked, events, metrics},
     trust, uplinks,
 };
 
@@ -111,6 +111,12 @@ pub struct Run {
         value_delimiter = ','
     )]
     pod_cidr: Vec<ipnet::IpNet>,
+    /// What becomes of connections to a pod whose interface is there already and of which nobody has
+    /// told yet: they are refused in silence until it is known, or let through. Such an interface has
+    /// an address of the pods' ranges behind it. Default: `deny` with --kube, `allow` otherwise, since
+    /// files need not name every pod
+    #[arg(long, value_enum, env = "ENFORCER_UNKNOWN_POD")]
+    unknown_pod: Option<UnknownPod>,
     /// Only pods of these namespaces are policed, the others guarded against spoofing; repeatable
     #[arg(
         long,
@@ -204,6 +210,12 @@ enum NonTcp {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum UnknownPod {
+    Allow,
+    Deny,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 enum Events {
     Refused,
     All,
@@ -241,11 +253,15 @@ impl Run {
             &self.require_signature,
         )?;
         let node = self.cluster.node(self.node_name.as_deref())?;
-        let asked = Arc::new(metrics::Asked::default());
+        let asked = Arc::new(Asked::default());
         if let Some(listener) = metrics {
             let served = metrics::serve(listener, asked.clone());
             tokio::spawn(supervise("metrics", served));
         }
+        // Before anything is waited for: `status` says what.
+        let (control, socket) = control::bind(&self.socket.socket)?;
+        let (detach_sender, mut detach_wanted) = mpsc::channel(16);
+        tokio::spawn(control::serve(control, asked.clone(), detach_sender));
         let mut source = self.cluster.source(node.as_deref()).await?;
         let given = match &mut source {
             None => None,
@@ -253,7 +269,9 @@ impl Run {
                 asked.follows(health);
                 let first = tokio::select! {
                     first = source.first() => first?,
-                    () = signals.wait() => return Err(start::StartError::Stopped.into()),
+                    () = ended(&mut signals, &mut detach_wanted) => {
+                        return Err(start::StartError::Stopped.into());
+                    }
                 };
                 Some(start::Given {
                     cluster: first.cluster,
@@ -264,7 +282,11 @@ impl Run {
         };
         let delivered = match &self.bundle {
             None => None,
-            Some(from) => Some(self.delivered(from, &mut signals).await?),
+            Some(from) => {
+                asked.fetches(from.to_string());
+                let stop = ended(&mut signals, &mut detach_wanted);
+                Some(self.delivered(from, stop).await?)
+            }
         };
         let begins_with = delivered.as_ref().map(|delivered| delivered.first.clone());
         let options = self.options(begins_with, node);
@@ -272,15 +294,12 @@ impl Run {
         let Running {
             agent,
             events,
-            control,
             log,
             proxy,
             object,
             redirects,
-            socket,
         } = running;
-        let (detach_sender, mut detach_wanted) = mpsc::channel(16);
-        tokio::spawn(control::serve(control, agent.clone(), detach_sender));
+        asked.runs(&agent);
         tokio::spawn(supervise(
             "events",
             events::run(events, agent.reporter.clone()),
@@ -288,7 +307,6 @@ impl Run {
         if let Some(log) = log {
             tokio::spawn(supervise("log", events::forward(log)));
         }
-        asked.runs(&agent);
         if let Some((source, _)) = source {
             let gather = Arc::new(Gather::default());
             let (told, following) = (gather.clone(), agent.clone());
@@ -353,7 +371,7 @@ impl Run {
     async fn delivered(
         &self,
         from: &delivery::Source,
-        signals: &mut Signals,
+        stop: impl Future<Output = ()>,
     ) -> Result<Delivered, Failure> {
         let kept = Kept::within(&self.state.folder(&self.socket), from);
         let credentials = self.bundle_credentials.clone();
@@ -364,7 +382,7 @@ impl Run {
         let mut bundles = Watch::of(from.clone(), &options);
         let first = tokio::select! {
             first = bundles.first(&kept) => first?,
-            () = signals.wait() => return Err(start::StartError::Stopped.into()),
+            () = stop => return Err(start::StartError::Stopped.into()),
         };
         let (first, refused) = match from.is_file() {
             true => (first, None),
@@ -426,6 +444,10 @@ impl Run {
                 enroll_meshed: self.enroll_meshed,
                 ignore_label: self.ignore_enroll_label,
                 non_tcp: self.non_tcp == NonTcp::Enforce,
+                deny_unknown: match self.unknown_pod {
+                    Some(choice) => choice == UnknownPod::Deny,
+                    None => self.cluster.is_followed(),
+                },
                 trusted_uplinks: self.trusted_uplink.clone(),
                 keys: Default::default(),
             },
@@ -444,6 +466,15 @@ impl Run {
             capacity: self.capacity,
             bpf_log: self.bpf_log,
         }
+    }
+}
+
+/// Told to end before there is anything to take away. Whoever has asked to detach hears nothing, and does
+/// it alone: nobody is in the way then.
+async fn ended(signals: &mut Signals, detach: &mut mpsc::Receiver<Leaving>) {
+    tokio::select! {
+        () = signals.wait() => {}
+        Some(_leaving) = detach.recv() => {}
     }
 }
 

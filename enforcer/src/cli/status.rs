@@ -15,7 +15,7 @@ use crate::{
     agent::{HookPath, Status},
     attach::HookAt,
     control::{Answer, Request},
-    report::counters::HitName,
+    report::{asked::Waiting, counters::HitName},
 };
 
 /// Show what is enforced, on which pods, and how often
@@ -55,8 +55,10 @@ impl StatusCommand {
             return self.fleet.run(|fleet| status::run(fleet, wanted, format));
         }
         let mut client = Client::connect(&self.socket.socket)?;
-        let Answer::Status(status) = client.ask(&Request::Status {})? else {
-            return Err(client.unexpected().into());
+        let status = match client.ask(&Request::Status {})? {
+            Answer::Status(status) => status,
+            Answer::Waiting(waiting) => return self.waits(&waiting),
+            _ => return Err(client.unexpected().into()),
         };
         match (self.format, self.hits) {
             (Format::Human, false) => print!("{}", human(&status)?),
@@ -70,6 +72,39 @@ impl StatusCommand {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+impl StatusCommand {
+    /// The answer to what is enforced is no: there is no table yet.
+    fn waits(&self, waiting: &Waiting) -> Result<ExitCode, Failure> {
+        match self.format {
+            Format::Human => print!("{}", waiting_text(waiting)?),
+            Format::Json => {
+                println!("{}", serde_json::to_string_pretty(waiting)?);
+                eprintln!(
+                    "it has no table yet and waits: {}",
+                    waiting.awaited.join("; ")
+                );
+            }
+        }
+        Ok(ExitCode::FAILURE)
+    }
+}
+
+fn waiting_text(waiting: &Waiting) -> Result<String, std::fmt::Error> {
+    let mut out = String::new();
+    let (version, seconds) = (&waiting.version, waiting.seconds);
+    writeln!(
+        out,
+        "enforcer {version}  waits since {seconds} s; what an earlier agent enforced stays in force"
+    )?;
+    for line in &waiting.awaited {
+        writeln!(out, "NOT READY {line}")?;
+    }
+    if let Some(followed) = &waiting.cluster {
+        cluster::write(followed, &mut out)?;
+    }
+    Ok(out)
 }
 
 fn human(status: &Status) -> Result<String, std::fmt::Error> {
@@ -128,6 +163,13 @@ fn human(status: &Status) -> Result<String, std::fmt::Error> {
             pod.scope,
             pod.interfaces.join(","),
             pod.outbound
+        )?;
+    }
+    if !status.unknown.is_empty() {
+        let (count, names) = (status.unknown.len(), status.unknown.join(","));
+        writeln!(
+            out,
+            "unknown  {count} interfaces, nobody may reach them: {names}"
         )?;
     }
     if let Some(proxy) = &status.proxy {

@@ -70,6 +70,7 @@ pub async fn again(before: &Inventory, wanted: &Wanted) -> Result<Inventory, Inv
         cluster: Arc::clone(&before.cluster),
         pods,
         lost,
+        unknown: Vec::new(),
     })
 }
 

@@ -72,6 +72,7 @@ pub async fn find(cluster: Cluster, wanted: &Wanted) -> Result<Inventory, Invent
         cluster: Arc::new(cluster),
         pods,
         lost,
+        unknown: Vec::new(),
         node_addresses,
     })
 }
@@ -347,7 +348,12 @@ impl<'a> Finder<'a> {
     }
 
     /// `inside` are the links of the pod's namespace.
-    fn interface(&self, link: &Link, netns_id: Option<i32>, inside: &[Link]) -> Interface {
+    pub(super) fn interface(
+        &self,
+        link: &Link,
+        netns_id: Option<i32>,
+        inside: &[Link],
+    ) -> Interface {
         let bridge = self
             .links
             .iter()
@@ -363,7 +369,10 @@ impl<'a> Finder<'a> {
         }
     }
 
-    async fn namespace_behind(&mut self, link: &Link) -> Result<Option<Netns>, InventoryError> {
+    pub(super) async fn namespace_behind(
+        &mut self,
+        link: &Link,
+    ) -> Result<Option<Netns>, InventoryError> {
         let Some(id) = link.peer_netns_id else {
             return Ok(None);
         };

@@ -129,6 +129,11 @@ impl Health {
         }
     }
 
+    /// Whether policies come from the cluster, too.
+    pub fn has_policies(&self) -> bool {
+        self.policies
+    }
+
     /// A list was read to its end.
     pub fn listed(&self, kind: Kind) {
         self.of(kind, |known| {

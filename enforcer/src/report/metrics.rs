@@ -4,12 +4,7 @@
 mod cluster;
 
 use std::{
-    collections::HashMap,
-    convert::Infallible,
-    fmt, io,
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
+    collections::HashMap, convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration,
 };
 
 use bytes::Bytes;
@@ -27,9 +22,10 @@ use tokio::{net::TcpListener, sync::Semaphore};
 
 use crate::{
     agent::{Agent, Status},
-    kube::Health,
     proxy::stats::BOUNDS,
 };
+
+use super::asked::Asked;
 
 /// Scrapes and probes that are served at the same time.
 const AT_ONCE: usize = 16;
@@ -44,36 +40,14 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::bind(address).await
 }
 
-/// Who can be asked, as far as they are there.
-#[derive(Default)]
-pub struct Asked {
-    agent: OnceLock<Arc<Agent>>,
-    /// How well the API server is followed.
-    cluster: OnceLock<Arc<Health>>,
-}
-
 impl Asked {
-    pub fn follows(&self, cluster: &Arc<Health>) {
-        self.cluster.get_or_init(|| cluster.clone());
-    }
-
-    /// From now on there is an agent.
-    pub fn runs(&self, agent: &Arc<Agent>) {
-        self.agent.get_or_init(|| agent.clone());
-    }
-
     /// Why pods of this node are not enforced as they should be.
     fn unready(&self) -> Option<String> {
-        if let Some(agent) = self.agent.get() {
+        if let Some(agent) = self.agent() {
             return unready(agent);
         }
         let mut text = String::from("starting: what an earlier agent enforced stays in force\n");
-        for line in self
-            .cluster
-            .get()
-            .iter()
-            .flat_map(|cluster| cluster.troubles())
-        {
+        for line in self.waiting().awaited {
             text.push_str(&line);
             text.push('\n');
         }
@@ -82,10 +56,10 @@ impl Asked {
 
     fn metrics(&self) -> Result<String, String> {
         let mut registry = Registry::with_prefix("enforcer");
-        if let Some(cluster) = self.cluster.get() {
+        if let Some(cluster) = self.cluster() {
             registry.register_collector(Box::new(cluster::Scrape(cluster.clone())));
         }
-        if let Some(agent) = self.agent.get() {
+        if let Some(agent) = self.agent() {
             let status = agent.status().map_err(|error| format!("{error}\n"))?;
             registry.register_collector(Box::new(Scrape {
                 status,
@@ -260,6 +234,12 @@ impl Collector for Scrape {
             "pods_lost",
             "Pods that should be policed and are not",
             lost as u64,
+        )?;
+        gauge(
+            &mut to,
+            "pods_unknown",
+            "Interfaces that look like a pod's, of which no pod is known, with --unknown-pod=deny",
+            status.unknown.len() as u64,
         )?;
         self.delivery(&mut to)?;
         self.key_sets(&mut to)?;

@@ -9,7 +9,7 @@ const PODS: u8 = 250;
 const NODES: u8 = 5;
 
 /// A node and the double that knows its pods.
-fn joined(what: &str) -> Option<(World, Double)> {
+pub fn joined(what: &str) -> Option<(World, Double)> {
     if !possible() {
         return None;
     }
@@ -23,11 +23,6 @@ fn joined(what: &str) -> Option<(World, Double)> {
         double.set("pods", world.pod(pod));
     }
     Some((world, double))
-}
-
-/// A policy as the API server has it.
-fn policy(text: &str) -> Value {
-    serde_yaml::from_str(text).expect("the test's own policy")
 }
 
 /// A pod of another node.

@@ -1,10 +1,13 @@
 //! An agent that follows a cluster: objects come and go at an API server, and connections between
 //! pods meet what follows from them.
 //!
-//! [`server`] has a real API server, [`double`] what that one cannot be made to show.
+//! [`server`] has a real API server, [`double`], [`unknown`] and [`waiting`] what that one cannot be made
+//! to show.
 
 mod double;
 mod server;
+mod unknown;
+mod waiting;
 
 use std::{
     fs,
@@ -201,6 +204,11 @@ fn object_of(pod: &Pod) -> Value {
             "podIPs": [{"ip": pod.v4.to_string()}, {"ip": pod.v6.to_string()}],
         },
     })
+}
+
+/// A policy as the API server has it.
+fn policy(text: &str) -> Value {
+    serde_yaml::from_str(text).expect("the test's own policy")
 }
 
 /// The node, and which addresses its pods have.

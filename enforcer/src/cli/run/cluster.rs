@@ -96,6 +96,11 @@ impl ClusterArgs {
         Err(wrong.into())
     }
 
+    /// The API server tells of the pods.
+    pub(super) fn is_followed(&self) -> bool {
+        self.kube
+    }
+
     /// The name of the node that the agent runs on.
     pub(super) fn node(&self, given: Option<&str>) -> Result<Option<String>, Failure> {
         if let Some(given) = given {

@@ -59,6 +59,16 @@ fn an_api_server_takes_the_manifests_and_their_rights_are_no_more_than_the_agent
     ] {
         assert!(!may(&cluster, words), "the agent does not need it: {words}");
     }
+    let delivered = "watch configmaps/enforcer-bundle -n enforcer-system";
+    assert!(!may(&cluster, delivered), "without the component `bundle`");
+    cluster
+        .apply(&manifest("components/bundle/rights.yaml"))
+        .expect("the component is taken");
+    assert!(may(&cluster, delivered), "with it");
+    assert!(!may(
+        &cluster,
+        "get configmaps/enforcer-signers -n enforcer-system"
+    ));
     cluster
         .apply(&manifest("components/status/rights.yaml"))
         .expect("the component is taken");

@@ -30,8 +30,21 @@ const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443
 
 /// The kinds of policies.
 const CRDS: &str = include_str!("../../data/istio-crds.yaml");
-/// What the agent may read.
-const ROLE: &str = include_str!("../../data/agent-role.yaml");
+/// What the agent may read, as it is deployed, and the namespace of its account.
+const RIGHTS: &str = include_str!("../../../enforcer/deploy/base/rights.yaml");
+const NAMESPACE: &str = "
+apiVersion: v1
+kind: Namespace
+metadata: {name: enforcer-system}
+";
+/// Whom the tests' token stands for.
+const BINDING: &str = "
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: agent}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: enforcer}
+subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: agent}]
+";
 
 /// Who can call the server, by their tokens.
 pub const ADMIN: &str = "admin-token";
@@ -84,7 +97,9 @@ impl Cluster {
         fs::write(cluster.file("admin.kubeconfig"), access.kubeconfig())?;
         cluster.start_server()?;
         cluster.apply(CRDS)?;
-        cluster.apply(ROLE)?;
+        for manifest in [NAMESPACE, RIGHTS, BINDING] {
+            cluster.apply(manifest)?;
+        }
         let kinds = ["authorizationpolicies", "requestauthentications"];
         for kind in kinds {
             let name = format!("crd/{kind}.security.istio.io");

@@ -71,19 +71,33 @@ fn get(world: &World, path: &str) -> String {
     answer
 }
 
+/// An agent that follows a cluster, which has more to say.
+fn follow(world: &World) -> Agent {
+    let double = tests::kube::double::Double::start(&world.net.node).expect("a port is free");
+    let kubeconfig = world.home.file("kubeconfig");
+    fs::write(&kubeconfig, double.kubeconfig()).expect("a file of its own");
+    let options = ["--metrics-listen", METRICS];
+    let agent = world.home.follow(&world.net.node, &kubeconfig, &options);
+    let agent = agent.expect("the program is there");
+    world.home.ready(agent).expect("it starts without a pod")
+}
+
 #[test]
 fn alerts_and_dashboard_name_metrics_and_reasons_that_an_agent_has() {
     if !possible() {
         return;
     }
     let world = World::new("lv-metrics");
-    let _agent = world.start(ONLY_GET, &["--metrics-listen", METRICS]);
+    let agent = world.start(ONLY_GET, &["--metrics-listen", METRICS]);
     for probe in ["/healthz", "/readyz"] {
         let answer = get(&world, probe);
         assert!(answer.starts_with("HTTP/1.1 200"), "{probe}: {answer}");
     }
     let answer = get(&world, "/metrics");
-    let there = samples(&answer);
+    let mut there = samples(&answer);
+    agent.kill().expect("our own process");
+    let _agent = follow(&world);
+    there.extend(samples(&get(&world, "/metrics")));
     assert!(there.contains("enforcer_packets_total"), "{answer}");
     let rules: serde_json::Value =
         serde_yaml::from_str(&deployed("alerts.yaml")).expect("rules are YAML");

@@ -159,6 +159,21 @@ pub fn pod_by_interface<W: Words + ?Sized>(words: &W, ifindex: u32) -> u32 {
     }
 }
 
+/// Whether some pod is behind a host interface, for who need not know which.
+// VERIFIER: by comparisons, each of which ends it: that is half of what finding the pod takes.
+#[inline(always)]
+pub fn is_a_pods<W: Words + ?Sized>(words: &W, ifindex: u32) -> bool {
+    let buckets = words.at(header::INTERFACES);
+    if ifindex == 0 || buckets == 0 {
+        return false;
+    }
+    let bucket = interface_bucket(ifindex, words.at(header::INTERFACES_BITS));
+    let at = buckets.wrapping_add(bucket * BUCKET * INTERFACE_ENTRY);
+    let [one, _, two, _] = words.four(at);
+    let [three, _, four, _] = words.four(at.wrapping_add(4));
+    one == ifindex || two == ifindex || three == ifindex || four == ifindex
+}
+
 const _: () = assert!(scope::PORTS == 0 && scope::CLASSES == 1);
 const _: () = assert!(scope::CELLS == 2 && scope::WIDTH == 3);
 

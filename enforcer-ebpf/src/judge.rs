@@ -145,6 +145,9 @@ pub enum Socket {
 pub trait Flows {
     /// The pod opened the connection.
     fn is_out(&self, key: &FlowKey) -> bool;
+    /// The same of a pod in `slot`, for who need not be sure: a pod that has opened nothing is not asked
+    /// about its flows.
+    fn may_be_out(&self, key: &FlowKey, slot: u32) -> bool;
     /// The flow began through the proxy.
     fn is_proxied(&self, key: &FlowKey) -> bool;
     /// The connection is the proxy's own leg.

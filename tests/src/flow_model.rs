@@ -49,6 +49,9 @@ impl Flows for FlowModel {
     fn is_out(&self, key: &FlowKey) -> bool {
         self.memory.borrow().out.contains_key(key)
     }
+    fn may_be_out(&self, key: &FlowKey, _slot: u32) -> bool {
+        self.is_out(key)
+    }
     fn is_proxied(&self, key: &FlowKey) -> bool {
         self.memory.borrow().proxied.contains_key(key)
     }

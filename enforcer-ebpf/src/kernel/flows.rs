@@ -45,6 +45,12 @@ impl Flows for KernelFlows {
         OUT.get_ptr(key).is_some()
     }
     #[inline(always)]
+    fn may_be_out(&self, key: &FlowKey, slot: u32) -> bool {
+        // SAFETY: an array map value; others change it, hence volatile.
+        let none = counter(slot).is_some_and(|count| unsafe { read_volatile(count) } == 0);
+        !none && self.is_out(key)
+    }
+    #[inline(always)]
     fn is_proxied(&self, key: &FlowKey) -> bool {
         PROXY.get_ptr(key).is_some()
     }
@@ -63,15 +69,12 @@ impl Flows for KernelFlows {
     }
     #[inline(always)]
     fn open_out(&self, key: &FlowKey, slot: u32) -> bool {
-        if OUT.get_ptr(key).is_some() {
-            return true;
-        }
         let Some(count) = counter(slot) else {
             return false;
         };
         // SAFETY: an array map value; others change it, hence volatile.
         if unsafe { read_volatile(count) } >= u64::from(OUT_PER_POD_MAX) {
-            return false;
+            return self.is_out(key);
         }
         let value = OutValue {
             slot,

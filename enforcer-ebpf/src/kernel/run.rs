@@ -230,7 +230,8 @@ pub extern "C" fn straight_into_pod(skb: *mut __sk_buff) -> u32 {
         return NOT_STRAIGHT;
     };
     // Another table's opinion is asked of opening segments, and who waits for events gets them.
-    let asked = packet.opens() && Table::shadow_slot() < SLOTS;
+    let shadow = Table::shadow_slot();
+    let asked = packet.opens() && shadow < SLOTS && shadow != table.slot;
     let drops = matches!(judgement.action, Action::Drop);
     if asked || (drops && !report::events_are_spent()) {
         return NOT_STRAIGHT;

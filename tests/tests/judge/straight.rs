@@ -1,5 +1,5 @@
 //! The straight way ends only where the whole judgement does, for the same reason and by the same cell,
-//! and nothing else comes of it; and it is the way of what is common.
+//! and remembers the same; and it is the way of what is common.
 
 use std::collections::BTreeMap;
 
@@ -56,13 +56,14 @@ fn the_straight_way_leads_where_the_whole_judgement_does() {
                 Hook::ToPod => straight_to_pod(&plain, &words[..], &flows, &place),
                 _ => straight_from_pod(&plain, &words[..], &flows, &place),
             });
-            assert_eq!(before, *flows.memory.borrow(), "it only asks");
+            let after = flows.memory.replace(before.clone());
             let packet = parse(&frame[..]);
             let whole = match hook {
                 Hook::ToPod => judge_to_pod(&packet, &words[..], &flows, &place),
                 _ => judge_from_pod(&packet, &words[..], &flows, &place),
             };
             let Some(straight) = straight else {
+                assert_eq!(before, after, "it has only asked");
                 continue;
             };
             let opens = packet.opens();
@@ -76,11 +77,7 @@ fn the_straight_way_leads_where_the_whole_judgement_does() {
             // Where it is, the kernel sees to it that somebody is told.
             let drops = matches!(whole.action, Action::Drop);
             assert_eq!(whole.is_news(options, packet.opens()), drops);
-            assert_eq!(
-                before,
-                *flows.memory.borrow(),
-                "nor does the whole one change"
-            );
+            assert_eq!(after, *flows.memory.borrow(), "and it changes the same");
             *seen
                 .entry((inward, opens, straight.reason.name()))
                 .or_default() += 1;
@@ -93,6 +90,9 @@ fn the_straight_way_leads_where_the_whole_judgement_does() {
         (true, false, Reason::Outbound),
         (false, false, Reason::Allowed),
         (false, false, Reason::Outbound),
+        (false, true, Reason::OutboundOpened),
+        (true, false, Reason::NotEnrolled),
+        (false, false, Reason::NotEnrolled),
     ] {
         let count = seen.get(&(case.0, case.1, case.2.name()));
         assert!(count.is_some_and(|count| *count > 20), "{case:?}: {seen:?}");
@@ -167,11 +167,8 @@ fn established_and_allowed_is_straight_in_both_directions() {
     assert_eq!(reason(opening, Hook::ToPod), allowed);
     let refused = reason(request(REMOTE, DENIED, SYN), Hook::ToPod);
     assert_eq!(refused, None, "it is told by a reset");
-    assert_eq!(
-        reason(opened, Hook::FromPod),
-        None,
-        "it is to be remembered"
-    );
+    let remembered = Some(Reason::OutboundOpened);
+    assert_eq!(reason(opened, Hook::FromPod), remembered);
     assert_eq!(reason(request(REMOTE, DENIED, ACK), Hook::ToPod), None);
     assert_eq!(reason(answer(REMOTE, DENIED, ACK), Hook::FromPod), None);
 }

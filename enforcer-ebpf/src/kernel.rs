@@ -1,5 +1,6 @@
 //! The kernel's side of the library's traits.
 
+pub mod ending;
 pub mod flows;
 pub mod frame;
 pub mod globals;

@@ -24,6 +24,7 @@ use enforcer_ebpf::{
     reason::Reason,
 };
 use kernel::{
+    ending::{AS_EVER, TELLS_PEER, end_both, leaves_waiting},
     frame::{interface, vlan_present},
     globals::{L7_IFINDEX, L7_MAC, L7_PEER_IFINDEX, REJ_IFINDEX, REJ_MAC},
     maps::LISTENERS,
@@ -87,6 +88,13 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     }
     conclude_run(ctx.skb.skb, run, Hook::FromPod as u32);
     report::report(run, interface(&ctx), Hook::FromPod as u32);
+    if leaves_waiting(run) && report::may_reset() {
+        match end_both(ctx.skb.skb, u32::from(run.packet.v6)) {
+            AS_EVER => {}
+            TELLS_PEER => return NEXT,
+            _ => return SHOT,
+        }
+    }
     carry_out(&ctx, &run.finding.judgement)
 }
 

@@ -5,11 +5,13 @@
 //! [`Reason`], never a guess: a receiver that understands more of a packet than this module did would
 //! be a way around the policy.
 
+mod ending;
 mod icmp;
 mod parse;
 mod plain;
 
 use crate::reason::Reason;
+pub use ending::{AT, WORDS_V4, WORDS_V6, ending_v4, ending_v6};
 pub use icmp::parse_icmp;
 pub use parse::{parse_extended, parse_far, parse_first};
 pub use plain::{Plain, parse_plain};

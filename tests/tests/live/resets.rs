@@ -2,8 +2,9 @@
 //! on every kind of node, also where the stack drops what its connection tracking does not know.
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::{Shutdown, TcpListener},
+    path::Path,
     thread,
 };
 
@@ -18,6 +19,9 @@ use super::{
 
 /// Where backend sends without being asked.
 const NEWS: u16 = PORT + 1;
+
+/// How long whom policy has cut off may go on waiting.
+const SOON: Duration = Duration::from_secs(1);
 
 const LAYOUTS: [(&str, Layout); 3] = [
     ("lv-rstrouted", Layout::Routed),
@@ -97,6 +101,66 @@ fn a_pod_that_goes_on_sending_after_a_deny_is_told() {
             world.home.load(&all).expect("a good bundle");
         }
     }
+}
+
+/// What a connection of frontend's that only listens to backend's news meets after policy has ceased to
+/// allow it, and backend, which may not know of that.
+fn only_listens(
+    world: &World,
+    to: IpAddr,
+    nobody: &Path,
+) -> (Result<usize, ErrorKind>, thread::JoinHandle<()>) {
+    let news = tell_news(world);
+    let stream = connect(world.pod("frontend"), to, NEWS, PATIENCE);
+    let mut stream = stream.expect("frontend is allowed");
+    stream.read_exact(&mut [0; 16]).expect("there are news");
+    world.home.load(nobody).expect("a good bundle");
+    let limit = Some(SOON);
+    stream.set_read_timeout(limit).expect("a socket");
+    let until = Instant::now() + SOON;
+    let met = loop {
+        match stream.read(&mut [0; 1024]) {
+            // Sent before.
+            Ok(read) if read > 0 && Instant::now() < until => {}
+            met => break met,
+        }
+    };
+    (met.map_err(|error| error.kind()), news)
+}
+
+#[test]
+fn a_client_that_only_listens_is_told() {
+    if !possible() {
+        return;
+    }
+    for (what, layout) in LAYOUTS {
+        let what = what.replace("rst", "lst");
+        let Some(world) = strict(&what, layout) else {
+            return;
+        };
+        let _agent = world.start(ONLY_FRONTEND, &[]);
+        let nobody = world.bundle("nobody.bin", NOBODY);
+        let all = world.bundle("first.bin", ONLY_FRONTEND);
+        for to in world.backend() {
+            let (met, news) = only_listens(&world, to, &nobody);
+            assert_eq!(met, Err(ErrorKind::ConnectionReset), "{layout:?}, {to}");
+            news.join().expect("backend is told as well");
+            world.home.load(&all).expect("a good bundle");
+        }
+    }
+}
+
+#[test]
+fn a_client_that_only_listens_is_told_nothing_where_refusals_are_silent() {
+    if !possible() {
+        return;
+    }
+    let world = World::on(three_pods_on("lv-lstdrop", Layout::Routed).expect("a node"));
+    let _agent = world.start(ONLY_FRONTEND, &["--refuse=drop"]);
+    let nobody = world.bundle("nobody.bin", NOBODY);
+    let to = world.backend()[0];
+    let (met, _goes_on) = only_listens(&world, to, &nobody);
+    assert_eq!(met, Err(ErrorKind::WouldBlock), "nothing comes");
 }
 
 #[test]

@@ -50,7 +50,8 @@ pub enum Action {
     Pass = 0,
     /// Away, without a word.
     Drop = 1,
-    /// To the kernel behind the rejecting interface, which answers with a reset.
+    /// To the kernel behind the rejecting interface, which answers with a reset. A pod's answer becomes
+    /// one for its peer besides.
     Refuse = 2,
     /// To the proxy, through the node's end of its interface.
     Steer = 3,

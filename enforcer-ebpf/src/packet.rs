@@ -11,7 +11,7 @@ mod parse;
 mod plain;
 
 use crate::reason::Reason;
-pub use ending::{AT, WORDS_V4, WORDS_V6, ending_v4, ending_v6};
+pub use ending::{AT, BYTES_V4, BYTES_V6, WORDS_V4, WORDS_V6, ending_v4, ending_v6};
 pub use icmp::parse_icmp;
 pub use parse::{parse_extended, parse_far, parse_first};
 pub use plain::{Plain, parse_plain};

@@ -1,10 +1,10 @@
 //! The straight way: packets that pass and do nothing else, which are nearly all; the opening segments
 //! of a pod, which are remembered; and those that vanish, which are nearly all of a flood.
 //!
-//! What is asked here is what the whole judgement asks of such a packet, in its order, without what
-//! is there for the others: to fetch another's instructions costs more than the decision. Where it
-//! does not know the answer the whole judgement is asked; where it does, that would have given the
-//! same one, and tests hold the two against each other.
+//! What is asked here is what the whole judgement asks of such a packet, without what is there for the
+//! others: to fetch another's instructions costs more than the decision. Where it does not know the
+//! answer the whole judgement is asked; where it does, that would have given the same one, and tests
+//! hold the two against each other.
 
 use super::{Action, Flows, Judgement, Place, features, readable, to_pod::from_the_proxy};
 use crate::{

@@ -6,7 +6,7 @@ use aya_ebpf::{
 };
 use enforcer_ebpf::{
     judge::Action,
-    packet::{AT, Part, WORDS_V4, WORDS_V6, ending_v4, ending_v6},
+    packet::{AT, BYTES_V4, BYTES_V6, Part, WORDS_V4, WORDS_V6, ending_v4, ending_v6},
     reason::Reason,
 };
 
@@ -49,12 +49,12 @@ pub extern "C" fn end_both(skb: *mut __sk_buff, v6: u32) -> u32 {
     }
     if v6 != 0 {
         match load::<WORDS_V6>(&ctx).and_then(|words| ending_v6(words, ctx.len())) {
-            Some(words) => end(&ctx, words),
+            Some(words) => end(&ctx, words, BYTES_V6),
             None => AS_EVER,
         }
     } else {
         match load::<WORDS_V4>(&ctx).and_then(|words| ending_v4(words, ctx.len())) {
-            Some(words) => end(&ctx, words),
+            Some(words) => end(&ctx, words, BYTES_V4),
             None => AS_EVER,
         }
     }
@@ -67,7 +67,7 @@ fn load<const N: usize>(ctx: &TcContext) -> Option<[u32; N]> {
 }
 
 #[inline(always)]
-fn end<const N: usize>(ctx: &TcContext, words: [u32; N]) -> u32 {
+fn end<const N: usize>(ctx: &TcContext, words: [u32; N], length: u32) -> u32 {
     let Ok(destination) = ctx.load::<[u8; 6]>(0) else {
         return AS_EVER;
     };
@@ -82,7 +82,6 @@ fn end<const N: usize>(ctx: &TcContext, words: [u32; N]) -> u32 {
     if ctx.store(0, &destination, 0).is_err() || !sent {
         return if sent { TELLS_POD } else { AS_EVER };
     }
-    let length = (AT + N * 4) as u32;
     // SAFETY: the context is this run's; packet pointers are not used after this.
     let cut = unsafe { bpf_skb_change_tail(ctx.as_ptr().cast(), length, 0) };
     if cut == 0 && ctx.store(AT, &words.map(u32::to_be), 0).is_ok() {

@@ -10,9 +10,17 @@ pub const AT: usize = 14;
 pub const WORDS_V4: usize = 5 + TCP;
 pub const WORDS_V6: usize = 10 + TCP;
 
-/// Words of the TCP header, and its bytes.
+/// Bytes of a frame that holds no more than these.
+pub const BYTES_V4: u32 = BEFORE_TCP_V4 + TCP_BYTES;
+pub const BYTES_V6: u32 = BEFORE_TCP_V6 + TCP_BYTES;
+
+/// Words of the TCP header, its bytes, and those before it.
 const TCP: usize = 5;
 const TCP_BYTES: u32 = 20;
+const BEFORE_TCP_V4: u32 = ETHERNET + IPV4;
+const BEFORE_TCP_V6: u32 = ETHERNET + 40;
+const ETHERNET: u32 = 14;
+const IPV4: u32 = 20;
 
 /// The headers of the reset for the segment whose headers these are, of a frame of `length` bytes; both
 /// most significant word first. `None` where there is more between the headers than is read here, and
@@ -25,9 +33,9 @@ pub fn ending_v4(mut words: [u32; WORDS_V4], length: u32) -> Option<[u32; WORDS_
         return None;
     }
     let addresses = halves(words[3]) + halves(words[4]);
-    let whole = length.wrapping_sub((AT + IP * 4) as u32);
+    let whole = length.wrapping_sub(BEFORE_TCP_V4);
     end(&mut words, IP, addresses, whole)?;
-    words[0] = words[0] & 0xffff_0000 | (WORDS_V4 * 4) as u32;
+    words[0] = words[0] & 0xffff_0000 | (IPV4 + TCP_BYTES);
     words[2] &= 0xffff_0000;
     let mut sum = 0;
     let mut i = 0;
@@ -52,7 +60,7 @@ pub fn ending_v6(mut words: [u32; WORDS_V6], length: u32) -> Option<[u32; WORDS_
         addresses += halves(words[i]);
         i += 1;
     }
-    let whole = length.wrapping_sub((AT + IP * 4) as u32);
+    let whole = length.wrapping_sub(BEFORE_TCP_V6);
     end(&mut words, IP, addresses, whole)?;
     words[1] = words[1] & 0xffff | TCP_BYTES << 16;
     Some(words)

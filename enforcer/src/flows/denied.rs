@@ -1,7 +1,7 @@
-//! The pod's side of connections that policy no longer allows. The other side is told by the reset
-//! that answers its next segment; the pod hears of nothing, and its socket would wait for a client
-//! that has given up. So the kernel is asked to end such sockets, which also tells the other side of
-//! an idle connection.
+//! The pod's side of connections that policy no longer allows. Where the pod is the next to send, the
+//! programs tell both sides. Where the other side is, the reset that answers it tells that side alone:
+//! the pod hears of nothing, and its socket would wait for a client that has given up. So the kernel is
+//! asked to end such sockets, which also tells the other side of an idle connection.
 
 use std::net::SocketAddr;
 

@@ -29,6 +29,7 @@ mod http;
 mod listener;
 mod prefixed;
 mod refusal;
+mod refuser;
 pub mod rules;
 mod session;
 mod sniff;

@@ -21,6 +21,7 @@ use super::{
     Flows, Judge, ProxyConfig, Refusal, Reporter,
     conn::{Conn, Shared},
     http as http_side,
+    refuser::Refuser,
     sniff::{self, Protocol as Spoken},
     stats::Stats,
     tcp, upstream,
@@ -99,7 +100,8 @@ pub fn start(
     });
     let listener = block_on(&runtime, bind)??;
     let address = listener.local_addr()?;
-    runtime.spawn(accept(listener, Arc::clone(&shared)));
+    let refuser = Refuser::start(&listener)?;
+    runtime.spawn(accept(listener, refuser, Arc::clone(&shared)));
     Ok(Proxy {
         shared,
         address,
@@ -145,15 +147,18 @@ fn bind(mut address: SocketAddr, transparent: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+async fn accept(listener: TcpListener, refuser: Refuser, shared: Arc<Shared>) {
     let sources = Arc::new(Sources::default());
-    let mut spare = Spare::take();
+    let mut short_of_descriptors = false;
     loop {
-        let (stream, client) = match listener.accept().await {
+        let accepted = listener.accept().await;
+        let (stream, client) = match accepted {
             Ok(accepted) => accepted,
             Err(error) if upstream::is_out_of_descriptors(&error) => {
-                tracing::warn!(%error, "accept");
-                spare.refuse_one(&listener, &shared).await;
+                if !std::mem::replace(&mut short_of_descriptors, true) {
+                    tracing::warn!(%error, "clients are reset until there are descriptors again");
+                }
+                refuse_waiting(&refuser, &shared).await;
                 continue;
             }
             Err(error) => {
@@ -163,6 +168,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
                 continue;
             }
         };
+        short_of_descriptors = false;
         let client = plain(client);
         shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
         let seat = match Seat::take(&shared, &sources, client.ip()) {
@@ -189,24 +195,21 @@ fn refuse(shared: &Shared, stream: &TcpStream, client: SocketAddr, refusal: Refu
     shared.refuse(client, pod, refusal);
 }
 
-/// A descriptor kept for the moment when there is no other: with it a client is told so, and does
-/// not wait for one that nobody gives back.
-struct Spare(Option<std::fs::File>);
+/// How long before it is tried again to accept, where no descriptor was left and nobody waited: the
+/// kernel asks for a free one first, and does not say whether there is a client for it.
+const DESCRIPTORS_AGAIN: Duration = Duration::from_millis(10);
 
-impl Spare {
-    fn take() -> Self {
-        Self(std::fs::File::open("/dev/null").ok())
+async fn refuse_waiting(refuser: &Refuser, shared: &Shared) {
+    let refused = refuser.refuse().await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "a client waits for a descriptor");
+        Vec::new()
+    });
+    for (client, pod) in &refused {
+        shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
+        shared.refuse(plain(*client), plain(*pod), Refusal::OutOfDescriptors);
     }
-
-    async fn refuse_one(&mut self, listener: &TcpListener, shared: &Shared) {
-        self.0 = None;
-        let within = Duration::from_millis(10);
-        // Another thread may have been faster.
-        if let Ok(Ok((stream, client))) = tokio::time::timeout(within, listener.accept()).await {
-            shared.stats.accepted.fetch_add(1, Ordering::Relaxed);
-            refuse(shared, &stream, plain(client), Refusal::OutOfDescriptors);
-        }
-        *self = Self::take();
+    if refused.is_empty() {
+        tokio::time::sleep(DESCRIPTORS_AGAIN).await;
     }
 }
 

@@ -1,11 +1,14 @@
-//! What goes wrong around the proxy: slow clients, pods that do not answer. Each is
+//! What goes wrong around the proxy: slow clients, too few descriptors, pods that do not answer. Each is
 //! refused with its reason, nothing hangs, and others are served.
 
 use std::{
-    io::{Read, Write},
+    fs,
+    io::{ErrorKind, Read, Write},
     net::TcpStream,
+    time::Duration,
 };
 
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use tests::live::traffic::{Met, connect, try_once};
 
 use super::{BYTES, DECLARED_HTTP, HTTP, ONLY_OK, OWN, PATIENCE, World, has, until};
@@ -69,6 +72,75 @@ fn heads_that_come_byte_by_byte_are_ended_and_others_served() {
         assert_eq!(all, "", "no answer");
     }
     assert_eq!(code(&world, DECLARED_HTTP + HTTP, "/ok"), "200");
+}
+
+/// A refusal that takes longer is silence.
+const PROMPT: Duration = Duration::from_secs(10);
+
+#[test]
+fn without_descriptors_connections_are_refused_with_that_reason_until_there_are_some_again() {
+    if !has("curl") {
+        return;
+    }
+    let world = World::new("cl-files", ONLY_OK);
+    let agent = i32::try_from(world.agent.id()).ok().and_then(Pid::from_raw);
+    let agent = agent.expect("a process");
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = |descriptors| {
+        let current = descriptors;
+        prlimit(Some(agent), Resource::Nofile, Rlimit { current, maximum }).expect("root may")
+    };
+    let files = || {
+        let list = fs::read_dir(format!("/proc/{}/fd", world.agent.id()));
+        list.expect("the agent runs").count() as u64
+    };
+    assert_eq!(code(&world, DECLARED_HTTP + HTTP, "/ok"), "200");
+    // With an odd one, the last goes to a client, and the way to its pod finds none.
+    for left in [20, 1, 2, 3] {
+        let before = refusals(&world, "proxy_out_of_descriptors");
+        let limit_before = limit(Some(files() + left));
+        let clients: Vec<_> = (0..40).map(|_| ask(&world)).collect();
+        let served = clients.iter().filter(|(served, _)| *served).count();
+        assert!(
+            served < clients.len() && (served > 0 || left < 20),
+            "{served} served, {left} were left"
+        );
+        // The limit is as low as before, and there is room again.
+        drop(clients);
+        let again = until(PATIENCE, || {
+            left < 20 || code(&world, DECLARED_HTTP + HTTP, "/ok") == "200"
+        });
+        assert!(again, "{}", world.agent.log());
+        limit(limit_before.current);
+        assert!(until(PATIENCE, || {
+            code(&world, DECLARED_HTTP + HTTP, "/ok") == "200"
+        }));
+        assert!(refusals(&world, "proxy_out_of_descriptors") > before);
+    }
+}
+
+/// Asks once; whether it was served, and the connection, which may be kept. An answer or a reset, never
+/// silence.
+#[track_caller]
+fn ask(world: &World) -> (bool, Option<TcpStream>) {
+    let Ok(mut stream) = stream(world, DECLARED_HTTP + HTTP) else {
+        return (false, None);
+    };
+    stream.set_read_timeout(Some(PROMPT)).expect("a time-out");
+    let asked = stream.write_all(b"GET /ok HTTP/1.1\r\nHost: b\r\n\r\n");
+    let mut answer = [0; 12];
+    match asked.and_then(|()| stream.read_exact(&mut answer)) {
+        Ok(()) if &answer == b"HTTP/1.1 200" => (true, Some(stream)),
+        Ok(()) => {
+            let unavailable = b"HTTP/1.1 503";
+            assert_eq!(&answer, unavailable, "the way to the pod takes one, too");
+            (false, Some(stream))
+        }
+        Err(error) => {
+            assert_ne!(error.kind(), ErrorKind::WouldBlock, "silence");
+            (false, None)
+        }
+    }
 }
 
 #[test]

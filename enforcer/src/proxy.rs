@@ -34,6 +34,7 @@ pub mod rules;
 mod session;
 mod sniff;
 pub mod stats;
+mod taking;
 mod tcp;
 mod upstream;
 mod way;
@@ -70,11 +71,12 @@ pub struct ProxyConfig {
     pub sniff_timeout: Duration,
     /// How long a request's head may take, from its first byte.
     pub head_timeout: Duration,
-    /// How long the client may neither send a byte of a body that it owes nor take one of an answer.
+    /// How long the client may neither send a byte of a body that it owes nor take one of an answer; of
+    /// an HTTP/2 stream, take the next 16 KiB of an answer.
     pub body_timeout: Duration,
     pub connect_timeout: Duration,
     /// How long a tunnel may carry nothing, a connection may wait for the next request, and a pod may
-    /// take to begin its answer.
+    /// take to begin its answer or take nothing of a request.
     pub idle_timeout: Duration,
 }
 

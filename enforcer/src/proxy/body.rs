@@ -21,6 +21,7 @@ use hyper::body::{Body, Frame, Incoming, SizeHint};
 use super::{
     Refusal,
     session::{Exchange, Flight},
+    taking,
 };
 
 /// The library looks into errors for the reason that an HTTP/2 stream was reset with.
@@ -63,6 +64,7 @@ impl Body for Upload {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        taking::asked();
         if self.flight.poll_lost_up(context).is_ready() {
             return Poll::Ready(Some(Err(lost())));
         }
@@ -73,8 +75,11 @@ impl Body for Upload {
         polled.map(|frame| {
             frame.map(|frame| match frame {
                 Ok(mut frame) => {
-                    if let (Some(received), Some(data)) = (&self.received, frame.data_ref()) {
-                        received.fetch_add(data.remaining() as u64, Ordering::Relaxed);
+                    if let Some(data) = frame.data_ref() {
+                        taking::given();
+                        if let Some(received) = &self.received {
+                            received.fetch_add(data.remaining() as u64, Ordering::Relaxed);
+                        }
                     }
                     if let Some(trailers) = frame.trailers_mut() {
                         only_harmless(trailers);
@@ -94,15 +99,16 @@ impl Body for Upload {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let held = self.held();
-        let rest = self.rest.size_hint();
-        let mut hint = SizeHint::new();
-        // INVARIANT: the upper bound is set first, for a lower one above it is a mistake.
-        if let Some(upper) = rest.upper() {
-            hint.set_upper(upper + held);
+        plus(self.rest.size_hint(), self.held())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if taking::is_over() {
+            self.flight.stick();
         }
-        hint.set_lower(rest.lower() + held);
-        hint
+        taking::asked();
     }
 }
 
@@ -178,6 +184,8 @@ pub(super) async fn hold(body: &mut Incoming, most: usize) -> Result<Held, Broke
 /// From the pod to the client, or made here.
 pub(super) struct Download {
     from: From,
+    /// Read from the pod, and not yet given.
+    rest: Bytes,
     exchange: Exchange,
 }
 
@@ -188,13 +196,29 @@ enum From {
 
 impl Download {
     pub fn pod(body: Incoming, exchange: Exchange) -> Self {
-        let from = From::Pod(body);
-        Self { from, exchange }
+        Self::new(From::Pod(body), exchange)
     }
 
     pub fn here(body: Bytes, exchange: Exchange) -> Self {
-        let from = From::Here(Full::new(body));
-        Self { from, exchange }
+        Self::new(From::Here(Full::new(body)), exchange)
+    }
+
+    fn new(from: From, exchange: Exchange) -> Self {
+        Self {
+            from,
+            rest: Bytes::new(),
+            exchange,
+        }
+    }
+
+    /// Of a body in pieces, this one; the rest is kept for later.
+    fn piece(&mut self, mut bytes: Bytes) -> Frame<Bytes> {
+        if taking::is_watched() && bytes.len() > taking::PIECE {
+            self.rest = bytes.split_off(taking::PIECE);
+        }
+        taking::given();
+        self.exchange.sent += bytes.len() as u64;
+        Frame::data(bytes)
     }
 }
 
@@ -220,48 +244,80 @@ impl Body for Download {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Broken>>> {
+        taking::asked();
         let this = &mut *self;
         let body = match &mut this.from {
             From::Here(body) => {
                 let polled = Pin::new(body).poll_frame(context);
+                if let Poll::Ready(Some(_)) = &polled {
+                    taking::given();
+                }
                 return polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)));
             }
             From::Pod(body) => body,
         };
         let flight = this.exchange.flight();
         if flight.is_some_and(|flight| flight.poll_lost_down(context).is_ready()) {
+            if flight.is_some_and(|flight| flight.is_stuck()) {
+                this.exchange.failed(Refusal::UpstreamTimeout);
+            }
             this.exchange.break_off();
             return Poll::Ready(Some(Err(lost())));
         }
-        let polled = Pin::new(body).poll_frame(context);
-        if let Poll::Ready(Some(frame)) = &polled {
-            match frame {
-                Ok(frame) => {
-                    let data = frame.data_ref();
-                    this.exchange.sent += data.map_or(0, |data| data.remaining() as u64);
-                }
-                Err(_) => {
+        if !this.rest.is_empty() {
+            let rest = std::mem::take(&mut this.rest);
+            return Poll::Ready(Some(Ok(this.piece(rest))));
+        }
+        Pin::new(body).poll_frame(context).map(|frame| {
+            frame.map(|frame| match frame {
+                Ok(frame) => Ok(match frame.into_data() {
+                    Ok(data) => this.piece(data),
+                    Err(other) => other,
+                }),
+                Err(error) => {
                     this.exchange.failed(Refusal::UpstreamFailed);
                     this.exchange.break_off();
+                    Err(error.into())
                 }
-            }
-        }
-        polled.map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            })
+        })
     }
 
     fn is_end_stream(&self) -> bool {
         match &self.from {
-            From::Pod(body) => body.is_end_stream(),
+            From::Pod(body) => self.rest.is_empty() && body.is_end_stream(),
             From::Here(body) => body.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.from {
-            From::Pod(body) => body.size_hint(),
+            From::Pod(body) => plus(body.size_hint(), self.rest.len() as u64),
             From::Here(body) => body.size_hint(),
         }
     }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        if taking::is_over() {
+            self.exchange.failed(Refusal::BodyTimeout);
+            if let Some(flight) = self.exchange.flight() {
+                flight.stick();
+            }
+        }
+    }
+}
+
+/// The size of what is there already and of what comes.
+fn plus(rest: SizeHint, held: u64) -> SizeHint {
+    let mut hint = SizeHint::new();
+    // INVARIANT: the upper bound is set first, for a lower one above it is a mistake.
+    if let Some(upper) = rest.upper() {
+        hint.set_upper(upper + held);
+    }
+    hint.set_lower(rest.lower() + held);
+    hint
 }
 
 fn lost() -> Broken {

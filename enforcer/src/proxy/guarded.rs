@@ -40,7 +40,7 @@ pub(super) struct Guarded {
 
 /// Since when something is waited for, and what rings when it has been too long.
 #[derive(Default)]
-struct Patience {
+pub(super) struct Patience {
     since: Option<Instant>,
     bell: Option<Pin<Box<Sleep>>>,
 }
@@ -52,7 +52,7 @@ impl Patience {
     }
 
     /// Whether it is over: `limit` after `since`.
-    fn is_over(&mut self, since: Instant, limit: Duration, context: &mut Context<'_>) -> bool {
+    pub fn is_over(&mut self, since: Instant, limit: Duration, context: &mut Context<'_>) -> bool {
         let deadline = since + limit;
         loop {
             let bell = match &mut self.bell {
@@ -136,7 +136,9 @@ impl Guarded {
                 Silence::Late(since, config.body_timeout, Refusal::BodyTimeout)
             }
             _ if self.session.is_busy() => Silence::Allowed,
-            _ => Silence::Idle(since, config.idle_timeout),
+            Some(Owes::Nothing) => Silence::Idle(since, config.idle_timeout),
+            // Signs of life are no requests.
+            None => Silence::Idle(self.session.idle_since(), config.idle_timeout),
         }
     }
 }

@@ -17,7 +17,7 @@ use http::{
     request::Parts,
 };
 use hyper::{body::Incoming, server, service::service_fn, upgrade};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use policyc::{
     l7::{Answer, HttpRequest, Outcome, Upstream, answer::is_grpc, normalize::normalize},
     request::{Authorizer, Cause, Expected, Wire},
@@ -33,6 +33,7 @@ use super::{
     head::{self, BadHead, Head, Lines},
     prefixed::Prefixed,
     session::{Asked, Exchange, Session},
+    taking::Watching,
     tcp,
     way::Way,
 };
@@ -47,6 +48,7 @@ pub(super) async fn serve(
     let config = conn.shared.config.clone();
     let mut changes = conn.shared.judge.changes();
     let session = Arc::new(Session::new(Arc::clone(&conn), version != Version::HTTP_2));
+    let watched = Arc::clone(&conn);
     let serving = Arc::new(Serving {
         session: Arc::clone(&session),
         changes: changes.clone(),
@@ -78,7 +80,12 @@ pub(super) async fn serve(
                 .await;
         }
         let limit = u32::try_from(config.head_bytes_max).unwrap_or(u32::MAX);
-        server::conn::http2::Builder::new(TokioExecutor::new())
+        let watching = Watching {
+            conn: watched,
+            limit: config.body_timeout,
+            refusal: Refusal::BodyTimeout,
+        };
+        server::conn::http2::Builder::new(watching)
             .timer(TokioTimer::new())
             .max_concurrent_streams(config.streams_max)
             .max_header_list_size(limit)
@@ -223,7 +230,14 @@ impl Serving {
         let limit = conn.shared.config.idle_timeout;
         let carried = tokio::select! {
             biased;
-            () = lost => return local(Answer::denied(grpc), exchange),
+            // What that was, was counted where it was seen.
+            () = lost => {
+                if flight.is_stuck() {
+                    exchange.failed(Refusal::UpstreamTimeout);
+                    return unavailable(Refusal::UpstreamTimeout, grpc, exchange);
+                }
+                return local(Answer::denied(grpc), exchange);
+            }
             carried = timeout(limit, self.way.carry(request)) => carried,
         };
         match carried.unwrap_or(Err(Refusal::UpstreamTimeout)) {

@@ -29,6 +29,8 @@ pub(super) struct Session {
     http1: bool,
     flights: Mutex<Vec<Arc<Flight>>>,
     busy: AtomicUsize,
+    /// When the last request ended, or the connection began.
+    idle_since: Mutex<Instant>,
     reset: AtomicBool,
     switched: AtomicBool,
 }
@@ -39,6 +41,8 @@ pub(super) struct Flight {
     lost: AtomicBool,
     /// The client has not sent its body to the end.
     cut: AtomicBool,
+    /// One side does not take what it is given.
+    stuck: AtomicBool,
     up: AtomicWaker,
     down: AtomicWaker,
 }
@@ -74,6 +78,7 @@ impl Session {
             http1,
             flights: Mutex::default(),
             busy: AtomicUsize::new(0),
+            idle_since: Mutex::new(Instant::now()),
             reset: AtomicBool::new(false),
             switched: AtomicBool::new(false),
         }
@@ -82,6 +87,12 @@ impl Session {
     /// Some request is neither refused nor answered to its end.
     pub fn is_busy(&self) -> bool {
         self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// Since when no request has ended; while none is being answered, there was nothing to answer.
+    pub fn idle_since(&self) -> tokio::time::Instant {
+        let since = self.idle_since.lock();
+        (*since.unwrap_or_else(PoisonError::into_inner)).into()
     }
 
     /// The connection will end by a reset.
@@ -122,6 +133,7 @@ impl Flight {
             asked,
             lost: AtomicBool::new(false),
             cut: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
             up: AtomicWaker::new(),
             down: AtomicWaker::new(),
         }
@@ -142,8 +154,7 @@ impl Flight {
         let allowed = conn.allows_still(Wire::Http, None, Some(&request), answered);
         if !allowed {
             self.lost.store(true, Ordering::Release);
-            self.up.wake();
-            self.down.wake();
+            self.wake();
         }
         allowed
     }
@@ -161,7 +172,22 @@ impl Flight {
         self.cut.load(Ordering::Relaxed)
     }
 
-    /// Ready when the permission is lost; asked by whoever carries the request's body.
+    /// One side does not take what it is given: nothing is carried on, either way.
+    pub fn stick(&self) {
+        self.stuck.store(true, Ordering::Release);
+        self.wake();
+    }
+
+    pub fn is_stuck(&self) -> bool {
+        self.stuck.load(Ordering::Acquire)
+    }
+
+    fn wake(&self) {
+        self.up.wake();
+        self.down.wake();
+    }
+
+    /// Ready when the permission is lost or nothing moves; asked by whoever carries the request's body.
     pub fn poll_lost_up(&self, context: &Context<'_>) -> Poll<()> {
         self.poll_lost(&self.up, context)
     }
@@ -173,7 +199,7 @@ impl Flight {
 
     fn poll_lost(&self, waker: &AtomicWaker, context: &Context<'_>) -> Poll<()> {
         waker.register(context.waker());
-        if self.is_lost() {
+        if self.is_lost() || self.is_stuck() {
             Poll::Ready(())
         } else {
             Poll::Pending
@@ -280,9 +306,14 @@ impl Drop for Exchange {
                 .flights()
                 .retain(|other| !Arc::ptr_eq(other, flight));
         }
+        let now = Instant::now();
+        *session
+            .idle_since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = now;
         session.busy.fetch_sub(1, Ordering::Relaxed);
         let conn = &session.conn;
-        let time = self.began.elapsed();
+        let time = now - self.began;
         conn.shared.stats.latency.add(time);
         let Some(record) = &self.record else {
             return;

@@ -7,4 +7,5 @@ mod judged;
 mod other;
 mod silence;
 mod smuggling;
+mod taking;
 mod world;

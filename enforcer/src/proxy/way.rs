@@ -5,13 +5,14 @@ use std::{io, sync::Arc, time::Duration};
 
 use http::{Request, Response, Version};
 use hyper::{body::Incoming, client};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Mutex;
 
 use super::{
     Refusal,
     body::Upload,
     conn::Conn,
+    taking::{self, Watching},
     upstream::{self, First},
 };
 
@@ -86,8 +87,13 @@ impl Way {
         let leg = upstream::connect(config, flows, client, pod, First::Client(&[])).await?;
         let open = leg.open;
         let io = TokioIo::new(leg.stream);
+        let watching = Watching {
+            conn: Arc::clone(&self.conn),
+            limit: shared.config.idle_timeout,
+            refusal: Refusal::UpstreamTimeout,
+        };
         let sender = if self.version == Version::HTTP_2 {
-            let handshake = client::conn::http2::Builder::new(TokioExecutor::new())
+            let handshake = client::conn::http2::Builder::new(watching)
                 .timer(TokioTimer::new())
                 // A pod that has gone without a word is found out.
                 .keep_alive_interval(Some(ALIVE_EVERY))
@@ -111,7 +117,12 @@ impl Way {
             let (sender, connection) = handshake.map_err(io::Error::other)?;
             tokio::spawn(async move {
                 let _open = open;
-                let _ended = connection.with_upgrades().await;
+                let Watching {
+                    conn,
+                    limit,
+                    refusal,
+                } = watching;
+                taking::watch(connection.with_upgrades(), limit, conn, refusal).await;
             });
             Sender::Http1(sender)
         };

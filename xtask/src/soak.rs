@@ -52,7 +52,8 @@ pub fn run(minutes: f64, kills: u32, l7: bool, kube: bool) -> Result<()> {
         let title = "carry 10 GB and 10 000 connections";
         let limit = build::LIMIT + L7_LIMIT;
         let done = step::follow(title, &mut carry(), limit, |line| {
-            line.contains(" KiB ").then(|| line.to_owned())
+            let figure = line.contains(" KiB ") || line.contains(" at the same time, ");
+            figure.then(|| line.to_owned())
         })?;
         finish(title, &done)?;
     }

@@ -8,7 +8,8 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     path::PathBuf,
-    sync::atomic::Ordering,
+    sync::{atomic::Ordering, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -129,44 +130,121 @@ fn idle_connections_cost_little_and_are_all_served_again() {
         return;
     }
     let descriptors = raise_descriptors();
+    let wanted = asked("ENFORCER_TEST_L7_CONNECTIONS", 1_000);
+    let first = many("cl-idle0");
+    // An agent holds two of each, and the servers are all of this process.
+    let each = status_of(&first, "connections_max") - 100;
+    let most = descriptors - 1_000;
+    assert!(wanted <= most, "{wanted} of {most} possible connections");
+    let nodes = wanted.div_ceil(each);
+    let rest = (1..nodes).map(|node| many(&format!("cl-idle{node}")));
+    let worlds: Vec<World> = std::iter::once(first).chain(rest).collect();
+    let before: Vec<u64> = worlds.iter().map(|world| memory(world).0).collect();
+    let count = |node| wanted / nodes + u64::from(node < wanted % nodes);
+    thread::scope(|scope| {
+        let crowds: Vec<Crowd> = (0..)
+            .zip(&worlds)
+            .map(|(node, world)| Crowd::begin(scope, world, count(node)))
+            .collect();
+        for crowd in &crowds {
+            crowd.step("open");
+        }
+        for ((node, world), before) in (0..).zip(&worlds).zip(before) {
+            let count = count(node);
+            let open = status_of(world, "open");
+            assert_eq!(open, count, "all are open at the same time");
+            let (after, _) = memory(world);
+            println!("{count} idle connections: {before} KiB became {after} KiB");
+            assert!(
+                after < before + GROWTH_MAX / 2 + count * IDLE_MAX,
+                "{before} KiB became {after} KiB"
+            );
+        }
+        let all: u64 = worlds.iter().map(|world| status_of(world, "open")).sum();
+        println!("{all} of {wanted} at the same time, through {nodes} agents");
+        assert_eq!(all, wanted);
+        for crowd in &crowds {
+            crowd.step("ask again");
+        }
+    });
+    for world in &worlds {
+        assert_nothing_is_open(world);
+    }
+}
+
+fn many(what: &str) -> World {
     let many = [
         "--proxy-connections",
         "20000",
         "--proxy-connections-per-source",
         "20000",
     ];
-    let world = World::with("cl-idle", ONLY_OK, &many);
-    let status_of = |what: &str| {
-        let status = world.home.status().expect("the agent answers");
-        status["proxy"][what].as_u64().expect("a number")
-    };
-    // Both ends of each are this process's, and some descriptors are others'.
-    let possible = status_of("connections_max").min(descriptors / 2) - 100;
-    let wanted = asked("ENFORCER_TEST_L7_CONNECTIONS", 1_000);
-    let count = wanted.min(possible);
-    if count < wanted {
-        println!("{count} instead of {wanted}: there may be {descriptors} descriptors a process");
+    World::with(what, ONLY_OK, &many)
+}
+
+fn status_of(world: &World, what: &str) -> u64 {
+    let status = world.home.status().expect("the agent answers");
+    status["proxy"][what].as_u64().expect("a number")
+}
+
+/// Clients on a thread that has descriptors of its own: the server's ends are this process's.
+struct Crowd {
+    go: mpsc::Sender<()>,
+    done: mpsc::Receiver<()>,
+}
+
+impl Crowd {
+    /// To be called while few descriptors are open: the thread begins with a copy of each.
+    fn begin<'scope>(
+        scope: &'scope thread::Scope<'scope, '_>,
+        world: &'scope World,
+        count: u64,
+    ) -> Self {
+        let (go, went) = mpsc::channel();
+        let (finished, done) = mpsc::channel();
+        scope.spawn(move || {
+            own_descriptors();
+            let _ready = finished.send(());
+            // Who has let go of the other end has failed.
+            if went.recv().is_err() {
+                return;
+            }
+            let mut clients: Vec<TcpStream> = (0..count).map(|_| get(world, "/ok")).collect();
+            for client in &mut clients {
+                assert_eq!(status(client), "200");
+            }
+            if finished.send(()).is_err() || went.recv().is_err() {
+                return;
+            }
+            for client in &mut clients {
+                client.write_all(&request("/no")).expect("it stands");
+            }
+            for client in &mut clients {
+                assert_eq!(status(client), "403");
+            }
+            let _told = finished.send(());
+        });
+        let crowd = Self { go, done };
+        crowd.wait("begin");
+        crowd
     }
-    let (before, _) = memory(&world);
-    let mut clients: Vec<TcpStream> = (0..count).map(|_| get(&world, "/ok")).collect();
-    for client in &mut clients {
-        assert_eq!(status(client), "200");
+
+    fn step(&self, what: &str) {
+        self.go.send(()).expect(what);
+        self.wait(what);
     }
-    assert_eq!(status_of("open"), count, "all are open at the same time");
-    let (after, _) = memory(&world);
-    println!("{count} idle connections: {before} KiB became {after} KiB");
-    assert!(
-        after < before + GROWTH_MAX / 2 + count * IDLE_MAX,
-        "{before} KiB became {after} KiB"
-    );
-    for client in &mut clients {
-        client.write_all(&request("/no")).expect("it stands");
+
+    fn wait(&self, what: &str) {
+        self.done.recv().expect(what);
     }
-    for client in &mut clients {
-        assert_eq!(status(client), "403");
-    }
-    drop(clients);
-    assert_nothing_is_open(&world);
+}
+
+#[expect(unsafe_code, reason = "descriptors are known by number")]
+fn own_descriptors() {
+    // SAFETY: the thread uses its own connections and, by number, the namespaces that are open already
+    // and stay so as long as it runs.
+    let own = unsafe { rustix::thread::unshare_unsafe(rustix::thread::UnshareFlags::FILES) };
+    own.expect("the kernel has room for a table");
 }
 
 /// As far as this process may; what it starts inherits it. Returns how many there may be.

@@ -130,8 +130,8 @@ fn a_pod_whose_packets_skip_the_hook_is_guarded_from_inside() {
         };
         world.expect(
             "other",
-            Met::Silence,
-            "the pod's answers are judged all the same",
+            Met::Refusal,
+            "the pod's answers are judged all the same, and the client is told",
         );
         assert_eq!(accepted(), 0, "no handshake was completed");
         assert!(

@@ -266,7 +266,7 @@ fn a_second_agent_says_so_and_leaves() {
         .expect("the program is there");
     assert!(second.ends_within(PATIENCE), "it must not stay");
     assert!(
-        second.log().contains("another agent runs"),
+        second.log().contains("another agent listens"),
         "{}",
         second.log()
     );

@@ -32,13 +32,11 @@ pub fn straight_to_pod<W: Words + ?Sized, F: Flows>(
     if !readable(words) {
         return None;
     }
-    // Of all that is read here the sources are the most, and the farthest away: what follows need not
-    // wait for it.
-    let source = address_v4(words, packet.source);
     let to = behind(words, place, packet.destination)?;
     if !to.is(pod_flags::ENROLLED) {
         return passes(words, packet, Reason::NotEnrolled);
     }
+    let source = address_v4(words, packet.source);
     if !sent_by(words, place, source) {
         return None;
     }

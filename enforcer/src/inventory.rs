@@ -255,7 +255,7 @@ impl Inventory {
 
 /// A pod of a cluster, whose pods are sorted.
 pub fn pod<'a>(cluster: &'a Cluster, name: &PodName) -> Option<&'a Pod> {
-    let key = |pod: &Pod| (&pod.namespace, &pod.name).cmp(&(&name.0, &name.1));
+    let key = |pod: &Arc<Pod>| (&pod.namespace, &pod.name).cmp(&(&name.0, &name.1));
     let at = cluster.pods.binary_search_by(key).ok()?;
-    cluster.pods.get(at)
+    cluster.pods.get(at).map(AsRef::as_ref)
 }

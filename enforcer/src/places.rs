@@ -199,11 +199,12 @@ status: {phase: Running, podIP: 10.0.0.8}
         // It moves, and a pod joins that was not selected before.
         let before = loaded.cluster.pods.clone();
         let mut now = before.clone();
-        for pod in &mut now {
+        for pod in now.iter_mut().map(std::sync::Arc::make_mut) {
             pod.template.labels.insert("app".into(), "authz".into());
             pod.ips = vec!["10.0.0.9".parse().expect("an address")];
         }
-        let [before, now] = [&before, &now].map(|pods| pods.iter().collect::<Vec<_>>());
+        let [before, now] =
+            [&before, &now].map(|pods| pods.iter().map(AsRef::as_ref).collect::<Vec<_>>());
         places.change(&before, &now);
         let ends = places.service("authz.shop", 80).expect("it is known");
         assert_eq!(ends, ["10.0.0.9:8000".parse().expect("an end"); 2]);

@@ -4,7 +4,7 @@
 //! Pods come and go all the time and each is told alone; everything else is rare, and comes as a
 //! whole.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use policyc::{
     ast::AuthorizationPolicy,
@@ -17,7 +17,7 @@ use crate::inventory::{PodName, pod};
 #[derive(Clone, Default, Debug)]
 pub struct Changes {
     /// Each pod as it is now; `None`: it is gone.
-    pub pods: BTreeMap<PodName, Option<Pod>>,
+    pub pods: BTreeMap<PodName, Option<Arc<Pod>>>,
     /// Everything but the pods, as it is now; `None`: as it was. Its `pods` are empty.
     pub rest: Option<Box<Cluster>>,
 }
@@ -28,7 +28,7 @@ impl Changes {
     }
 
     pub fn pod(&mut self, name: PodName, now: Option<Pod>) {
-        self.pods.insert(name, now);
+        self.pods.insert(name, now.map(Arc::new));
     }
 
     /// Adds what happened after these.
@@ -41,7 +41,7 @@ impl Changes {
 
     /// What takes them back, in a cluster that they have not changed yet.
     pub fn undoing(&self, cluster: &Cluster) -> Self {
-        let before = |name: &PodName| (name.clone(), pod(cluster, name).cloned());
+        let before = |name: &PodName| (name.clone(), pod(cluster, name).cloned().map(Arc::new));
         let rest = self.rest.as_ref();
         Self {
             pods: self.pods.keys().map(before).collect(),
@@ -51,7 +51,7 @@ impl Changes {
 
     /// What makes one cluster another.
     pub fn between(before: &Cluster, mut now: Cluster) -> Self {
-        let mut pods: BTreeMap<PodName, Option<Pod>> = BTreeMap::new();
+        let mut pods: BTreeMap<PodName, Option<Arc<Pod>>> = BTreeMap::new();
         for pod in std::mem::take(&mut now.pods) {
             pods.insert((pod.namespace.clone(), pod.name.clone()), Some(pod));
         }
@@ -75,8 +75,9 @@ impl Changes {
             cluster.pods = pods;
         }
         for (name, now) in self.pods {
-            let key =
-                |pod: &Pod| (pod.namespace.as_str(), pod.name.as_str()).cmp(&(&name.0, &name.1));
+            let key = |pod: &Arc<Pod>| {
+                (pod.namespace.as_str(), pod.name.as_str()).cmp(&(&name.0, &name.1))
+            };
             match (cluster.pods.binary_search_by(key), now) {
                 (Ok(at), Some(pod)) => cluster.pods[at] = pod,
                 (Ok(at), None) => drop(cluster.pods.remove(at)),
@@ -177,11 +178,14 @@ mod tests {
     #[test]
     fn what_lies_between_two_clusters_makes_one_the_other() {
         let of = |names: &[&str]| Cluster {
-            pods: names.iter().map(|name| named("shop", name).1).collect(),
+            pods: names
+                .iter()
+                .map(|name| Arc::new(named("shop", name).1))
+                .collect(),
             ..Cluster::default()
         };
         let (mut before, mut now) = (of(&["a", "b", "c"]), of(&["b", "c", "d"]));
-        now.pods[1].finished = true;
+        Arc::make_mut(&mut now.pods[1]).finished = true;
         let changes = Changes::between(&before, now.clone());
         let told: Vec<&str> = changes.pods.keys().map(|(_, name)| name.as_str()).collect();
         assert_eq!((told, changes.rest.is_some()), (vec!["a", "c", "d"], false));
@@ -198,7 +202,7 @@ mod tests {
     #[test]
     fn what_is_not_a_pod_comes_as_a_whole_and_keeps_the_pods() {
         let mut cluster = Cluster {
-            pods: vec![named("shop", "a").1],
+            pods: vec![Arc::new(named("shop", "a").1)],
             ..Cluster::default()
         };
         cluster.namespaces.insert("old".into(), Default::default());

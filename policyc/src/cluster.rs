@@ -11,6 +11,7 @@ pub(crate) mod service;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use ipnet::IpNet;
@@ -28,7 +29,8 @@ pub struct Cluster {
     pub namespaces: BTreeMap<String, Namespace>,
     /// (namespace, name)
     pub service_accounts: BTreeSet<(String, String)>,
-    pub pods: Vec<Pod>,
+    /// Shared: a hundred thousand of them move whenever one comes or goes.
+    pub pods: Vec<Arc<Pod>>,
     pub workloads: Vec<Workload>,
     pub services: Vec<Service>,
     pub nodes: Vec<Node>,

@@ -7,6 +7,7 @@ pub(crate) mod parties;
 use std::{
     borrow::Cow,
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 use enforcer_ebpf::{
@@ -149,10 +150,11 @@ impl<'a> Table<'a> {
             .collect();
         let mut world = Cow::Borrowed(cluster);
         if destinations.values().any(|d| d.pod.is_some()) {
-            world
-                .to_mut()
-                .pods
-                .extend(destinations.values().filter_map(|d| d.pod.clone()));
+            world.to_mut().pods.extend(
+                destinations
+                    .values()
+                    .filter_map(|d| d.pod.clone().map(Arc::new)),
+            );
         }
         let node = NodeView {
             local: Local::Only(local),

@@ -2,7 +2,10 @@
 //! be inspected and compared by itself. A node never lets anybody through by it: it links with the
 //! inventory that it sees now, because an address may have another holder by then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,7 +17,7 @@ pub struct Inventory {
     pub namespaces: BTreeMap<String, Namespace>,
     /// (namespace, name)
     pub service_accounts: BTreeSet<(String, String)>,
-    pub pods: Vec<Pod>,
+    pub pods: Vec<Arc<Pod>>,
     pub workloads: Vec<Workload>,
     pub services: Vec<Service>,
     pub nodes: Vec<Node>,

@@ -19,6 +19,7 @@ mod write;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use enforcer_ebpf::words;
@@ -234,6 +235,9 @@ pub fn link_sources(
     let pods = local_pods(cluster, node)?;
     let keys = scopes::keys_of(program, cluster, &pods)?;
     let mut classes = classes::Classes::asking(program, scopes::asked(program, &keys))?;
+    if matches!(node.local, Local::Only(_)) {
+        classes.expect_named(&cluster.mesh.trust_domain)?;
+    }
     let book = addresses::book(cluster, node, &pods, &mut classes)?;
     let extra_classes = extra
         .iter()
@@ -257,7 +261,7 @@ pub fn link_sources(
         extra_classes,
     })?;
     sources.scopes = start..linked.words.len();
-    let before = |a: &Pod, b: &Pod| (&a.namespace, &a.name) < (&b.namespace, &b.name);
+    let before = |a: &Arc<Pod>, b: &Arc<Pod>| (&a.namespace, &a.name) < (&b.namespace, &b.name);
     sources.sorted = cluster.pods.is_sorted_by(before);
     Ok((linked, sources))
 }
@@ -290,6 +294,7 @@ fn local_pods<'a>(cluster: &'a Cluster, node: &NodeView) -> Result<Vec<Slotted<'
     let local: Vec<&Pod> = cluster
         .pods
         .iter()
+        .map(AsRef::as_ref)
         .filter(|pod| !pod.finished)
         .filter(|pod| match &node.local {
             Local::All => true,

@@ -147,7 +147,9 @@ pub fn with_workloads(cluster: &Cluster) -> Cow<'_, Cluster> {
         return Cow::Borrowed(cluster);
     }
     let mut world = cluster.clone();
-    world.pods.extend(added.into_values());
+    world
+        .pods
+        .extend(added.into_values().map(std::sync::Arc::new));
     Cow::Owned(world)
 }
 

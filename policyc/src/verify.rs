@@ -22,6 +22,7 @@ mod witness;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
+    sync::Arc,
 };
 
 use serde::Serialize;
@@ -128,7 +129,7 @@ fn distinct_scopes<'a>(
             keys(program, attachments, near, pod).map_err(|e| e.to_string())
         };
         for (of_bundle, of_sources) in keys(0)?.into_iter().zip(keys(1)?) {
-            scopes.entry([of_bundle, of_sources]).or_insert(pod);
+            scopes.entry([of_bundle, of_sources]).or_insert(&**pod);
         }
     }
     Ok(scopes)
@@ -141,7 +142,7 @@ fn neighbourhood(world: &Cluster, pod: &Pod) -> Cluster {
         |namespace: &str| namespace == pod.namespace || namespace == world.mesh.root_namespace;
     Cluster {
         mesh: world.mesh.clone(),
-        pods: vec![pod.clone()],
+        pods: vec![Arc::new(pod.clone())],
         services: world
             .services
             .iter()

@@ -70,7 +70,7 @@ fn a_pod_with_everything() {
         "no UDP, no finished container"
     );
     assert_eq!(
-        pod.template.probe_ports.into_iter().collect::<Vec<_>>(),
+        pod.template.probe_ports.iter().copied().collect::<Vec<_>>(),
         [8080, 8081, 8082]
     );
     assert_eq!(pod.template.containers, ["agent", "web"]);

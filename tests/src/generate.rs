@@ -3,7 +3,7 @@
 
 pub mod manifests;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use policyc::{
     ast::{Action, Attachment, AuthorizationPolicy, Operation, Rule, Source},
@@ -58,7 +58,8 @@ pub fn cluster(size: Size) -> Cluster {
         cluster.service_accounts.insert((namespace(i), account(i)));
     }
     for i in 0..size.pods {
-        cluster.pods.push(pod(size, i, &namespace(i), account(i)));
+        let pod = pod(size, i, &namespace(i), account(i));
+        cluster.pods.push(Arc::new(pod));
     }
     for i in 0..size.pods.div_ceil(size.pods_per_node) {
         let (high, low) = octets(i);

@@ -107,7 +107,7 @@ impl Agent {
         let known = inventory.pods.iter().any(|local| local.name == *name)
             || inventory.lost.iter().any(|(lost, _)| lost == name);
         let may = |pod: &Pod| self.wanted.may_be_here(pod);
-        let now = changes.pods.get(name).and_then(Option::as_ref);
+        let now = changes.pods.get(name).and_then(Option::as_deref);
         known || now.is_some_and(may)
     }
 
@@ -143,7 +143,8 @@ impl Agent {
             self.places.know(cluster);
             return;
         }
-        let before: Vec<&Pod> = undo.pods.values().flatten().collect();
+        let before = undo.pods.values().filter_map(Option::as_deref);
+        let before: Vec<&Pod> = before.collect();
         let now = undo.pods.keys().filter_map(|name| pod(cluster, name));
         let now: Vec<&Pod> = now.collect();
         let trust_domain = &cluster.mesh.trust_domain;
@@ -162,7 +163,7 @@ fn follow(state: &State, generation: &Generation, changes: &Changes) -> Option<u
         .map(|(name, now)| PodChange {
             name,
             before: pod(cluster, name),
-            now: now.as_ref(),
+            now: now.as_deref(),
         })
         .collect();
     let mut live = Live {

@@ -17,8 +17,10 @@ use tokio::{
 use super::Agent;
 use crate::world::Changes;
 
-/// Least time between two changes of the table.
+/// Least time from one change that the table was linked anew for to the next one.
 const APART: Duration = Duration::from_millis(50);
+/// The same, from one that took a few stores.
+const APART_STORED: Duration = Duration::from_millis(10);
 /// How late a change may be because of it, the time for making it included.
 pub const LATE_MAX: Duration = Duration::from_millis(60);
 /// When what could not be made is tried again, though nothing else happens.
@@ -50,23 +52,28 @@ impl Gather {
             async {
                 making.await.unwrap_or_else(|error| {
                     tracing::error!(%error, "a change of the cluster broke off, and is tried again");
-                    false
+                    None
                 })
             }
         })
         .await;
     }
 
-    /// `make` says whether it could.
-    async fn run<M: Future<Output = bool>>(&self, mut make: impl FnMut(Changes) -> M) {
+    /// `make` says how far from it the next one is to be; `None`: it could not.
+    async fn run<M: Future<Output = Option<Duration>>>(&self, mut make: impl FnMut(Changes) -> M) {
         let mut next = Instant::now();
         loop {
             self.some.notified().await;
             sleep_until(next).await;
             loop {
-                next = Instant::now() + APART;
+                let began = Instant::now();
+                next = began + APART;
                 let changes = std::mem::take(&mut *self.waiting());
-                if changes.is_empty() || make(changes.clone()).await {
+                if changes.is_empty() {
+                    break;
+                }
+                if let Some(apart) = make(changes.clone()).await {
+                    next = began + apart;
                     break;
                 }
                 self.put_back(changes);
@@ -91,27 +98,28 @@ impl Gather {
     }
 }
 
-/// Whether the changes are in force.
-fn made(agent: &Agent, changes: Changes) -> bool {
+/// Puts changes in force; how far from them the next ones are to be. `None`: it could not.
+fn made(agent: &Agent, changes: Changes) -> Option<Duration> {
     match agent.change(changes) {
         Ok(changed) => {
             tracing::debug!(?changed, "the cluster has changed");
-            if changed.words.is_none()
-                && let Err(error) = agent.make_ready()
-            {
+            if changed.words.is_some() {
+                return Some(APART_STORED);
+            }
+            if let Err(error) = agent.make_ready() {
                 tracing::warn!(
                     error = crate::chain(&error),
                     "the next change waits for a grace period"
                 );
             }
-            true
+            Some(APART)
         }
         Err(error) => {
             tracing::error!(
                 error = crate::chain(&error),
                 "a change of the cluster is not in force, and is tried again"
             );
-            false
+            None
         }
     }
 }
@@ -151,7 +159,7 @@ mod tests {
                 let names = changes.pods.keys().map(|(_, name)| name.clone()).collect();
                 let mut made = to.lock().expect("no panic");
                 made.push((began.elapsed().as_millis(), names));
-                std::future::ready(made.len() > failures)
+                std::future::ready((made.len() > failures).then_some(APART))
             })
             .await;
         });

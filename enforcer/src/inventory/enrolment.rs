@@ -93,9 +93,11 @@ fn label(pod: &Pod) -> Option<&str> {
 
 /// Pods are sorted by namespace and name.
 fn find<'a>(name: &PodName, cluster: &'a Cluster) -> Option<&'a Pod> {
-    let key = |pod: &Pod| (pod.namespace.as_str(), pod.name.as_str()).cmp(&(&name.0, &name.1));
+    let key = |pod: &std::sync::Arc<Pod>| {
+        (pod.namespace.as_str(), pod.name.as_str()).cmp(&(&name.0, &name.1))
+    };
     let place = cluster.pods.binary_search_by(key).ok()?;
-    cluster.pods.get(place)
+    cluster.pods.get(place).map(AsRef::as_ref)
 }
 
 #[cfg(test)]

@@ -183,7 +183,7 @@ fn finish<'a>(
     (mut loaded, mut errors): (Loaded, Vec<Diagnostic>),
     pods: impl Iterator<Item = &'a Pod>,
 ) -> (Loaded, Vec<Diagnostic>) {
-    loaded.cluster.pods = pods.cloned().collect();
+    loaded.cluster.pods = pods.cloned().map(Arc::new).collect();
     errors.retain(|found| found.severity == Severity::Error);
     (loaded, errors)
 }

@@ -23,7 +23,7 @@ fn inventory() -> Inventory {
         ..Pod::default()
     };
     Inventory {
-        pods: vec![pod],
+        pods: vec![Arc::new(pod)],
         ..Inventory::default()
     }
 }

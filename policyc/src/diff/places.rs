@@ -50,7 +50,7 @@ pub(super) fn pair<'a>(old: &'a Cluster, new: &'a Cluster) -> Pairing<'a> {
     let alive = |cluster: &'a Cluster| cluster.pods.iter().filter(|pod| !pod.finished);
     let named = |cluster: &'a Cluster| -> HashMap<(&'a str, &'a str), &'a Pod> {
         alive(cluster)
-            .map(|pod| ((pod.namespace.as_str(), pod.name.as_str()), pod))
+            .map(|pod| ((pod.namespace.as_str(), pod.name.as_str()), &**pod))
             .collect()
     };
     let (olds, news) = (named(old), named(new));

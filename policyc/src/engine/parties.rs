@@ -66,7 +66,7 @@ impl<'a> World<'a> {
             pods: cluster
                 .pods
                 .iter()
-                .map(|p| ((&*p.namespace, &*p.name), p))
+                .map(|p| ((&*p.namespace, &*p.name), &**p))
                 .collect(),
             workloads,
         }

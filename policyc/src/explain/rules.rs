@@ -49,6 +49,7 @@ impl<'a> Known<'a> {
             .iter()
             .find(|p| p.namespace == destination.name.0 && p.name == destination.name.1);
         let pod = in_cluster
+            .map(AsRef::as_ref)
             .or(destination.pod.as_ref())
             .ok_or_else(|| format!("`{}` is gone", request.dst))?;
         let services: Vec<&Service> = cluster

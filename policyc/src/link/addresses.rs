@@ -66,7 +66,7 @@ pub(crate) fn book(
     let mut identities: HashMap<&str, u32> = HashMap::new();
     for (order, pod) in cluster.pods.iter().enumerate() {
         let slot = local
-            .next_if(|slotted| std::ptr::eq(slotted.pod, pod))
+            .next_if(|slotted| std::ptr::eq(slotted.pod, &raw const **pod))
             .map(|slotted| slotted.slot);
         if !is_source(pod) {
             continue;

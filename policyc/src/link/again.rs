@@ -5,7 +5,10 @@
 //! A whole link visits every pod of the cluster; this one visits the identities, and the pods of those
 //! that the policies tell apart otherwise than before.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use enforcer_ebpf::words::{Address, CAPACITY_MAX, Words, header};
 
@@ -62,6 +65,7 @@ pub fn link_again(
     }
     let mut table = Grown::of_addresses(words);
     let mut classes = renumbered.classes;
+    classes.expect_named(&cluster.mesh.trust_domain)?;
     for pod in holders(cluster, &renumbered.moved) {
         if !store(cluster, pod, &mut classes, &mut table)? {
             return Ok(None);
@@ -118,7 +122,8 @@ fn known_pods<'a>(
     }
     let known = |(name, slot): &(PodName, u32)| {
         let (namespace, name_) = (name.0.as_str(), name.1.as_str());
-        let of = |pod: &Pod| (pod.namespace.as_str(), pod.name.as_str()).cmp(&(namespace, name_));
+        let of =
+            |pod: &Arc<Pod>| (pod.namespace.as_str(), pod.name.as_str()).cmp(&(namespace, name_));
         let pod = cluster.pods.get(cluster.pods.binary_search_by(of).ok()?)?;
         let stays = !pod.finished && node.slots.get(name) == Some(slot);
         stays.then_some(Slotted { pod, slot: *slot })
@@ -144,7 +149,7 @@ fn holders<'a>(cluster: &'a Cluster, identities: &[Identity]) -> impl Iterator<I
             is_source(pod) && accounts.contains(pod.template.service_account.as_str())
         }));
     }
-    found.into_iter()
+    found.into_iter().map(AsRef::as_ref)
 }
 
 /// Stores the words of a pod's addresses. Whether there is room.

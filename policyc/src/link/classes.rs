@@ -60,6 +60,9 @@ pub struct Classes<'a> {
     pub(super) signatures: Interner,
 }
 
+/// So many identities have classes though nobody may have them.
+const NAMED_MAX: usize = 4_096;
+
 /// The finished classes.
 #[derive(Clone, Debug, Default)]
 pub struct Closed {
@@ -97,6 +100,22 @@ impl<'a> Classes<'a> {
             by_pair: HashMap::default(),
             signatures: Interner::new(),
         })
+    }
+
+    /// Makes the classes of those whom policies name, whether or not anybody is there: who comes
+    /// later needs no other table. Not where they are too many for that.
+    ///
+    /// # Errors
+    /// More classes than a cell's index holds.
+    pub(crate) fn expect_named(&mut self, trust_domain: &str) -> Result<(), LinkError> {
+        let named = self.identities.named(trust_domain);
+        if named.len() <= NAMED_MAX {
+            for identity in named {
+                let number = self.identity(&identity);
+                self.pair(number, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// The IP blocks that policies name.
@@ -290,6 +309,23 @@ impl<'a> IdentityAtoms<'a> {
             }
         }
         atoms
+    }
+
+    /// Whom exact values name, in order.
+    fn named(&self, trust_domain: &str) -> BTreeSet<Identity> {
+        let identity = |trust_domain: &str, namespace: &str, service_account: &str| Identity {
+            trust_domain: trust_domain.into(),
+            namespace: namespace.into(),
+            service_account: service_account.into(),
+        };
+        let principals = self.principals.keys().filter_map(|principal| {
+            let (domain, rest) = principal.split_once("/ns/")?;
+            let (namespace, account) = rest.split_once("/sa/")?;
+            Some(identity(domain, namespace, account))
+        });
+        let accounts = self.service_accounts.keys();
+        let accounts = accounts.map(|(namespace, name)| identity(trust_domain, namespace, name));
+        principals.chain(accounts).collect()
     }
 
     fn of(&self, program: &Program, identity: &Identity) -> Signature {

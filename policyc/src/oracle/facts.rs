@@ -1,6 +1,6 @@
 //! What is known of one connection and one request: who asks, from where, to where, saying what.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use super::{http::HttpFacts, token::Claims, truth::Fact, unjudgeable::Unjudgeable};
 use crate::{
@@ -98,7 +98,7 @@ pub fn destination<'a>(
     cluster: &'a Cluster,
     request: &Request,
 ) -> Result<Workload<'a>, Unjudgeable> {
-    let is_it = |pod: &&Pod| format!("{}/{}", pod.namespace, pod.name) == request.dst;
+    let is_it = |pod: &&Arc<Pod>| format!("{}/{}", pod.namespace, pod.name) == request.dst;
     if cluster
         .pods
         .iter()

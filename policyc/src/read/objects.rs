@@ -184,7 +184,7 @@ impl Loader<'_> {
             Object::ServiceAccount(namespace, name) => {
                 cluster.service_accounts.insert((namespace, name));
             }
-            Object::Pod(pod) => cluster.pods.push(*pod),
+            Object::Pod(pod) => cluster.pods.push(std::sync::Arc::from(pod)),
             Object::Workload(workload) => cluster.workloads.push(*workload),
             Object::Service(service) => cluster.services.push(service),
             Object::Node(node) => cluster.nodes.push(node),

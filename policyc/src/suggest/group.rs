@@ -108,7 +108,7 @@ impl<'a> Inventory<'a> {
             cluster,
             accounts: given.chain(used).collect(),
             addresses: own.flat_map(|pod| pod.ips.iter().copied()).collect(),
-            pods: cluster.pods.iter().map(named).collect(),
+            pods: cluster.pods.iter().map(|pod| named(pod)).collect(),
             workloads: by_namespace,
         }
     }

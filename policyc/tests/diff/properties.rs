@@ -2,7 +2,7 @@
 //! oracle on both sides: each that is judged differently must be told, and each that is told as
 //! certain must be judged differently.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use policyc::{
     ast::AuthorizationPolicy,
@@ -72,7 +72,7 @@ fn change() -> impl Strategy<Value = (Vec<AuthorizationPolicy>, Option<usize>)> 
 
 fn turned(cluster: &Cluster, turn: Turn) -> Cluster {
     let mut cluster = cluster.clone();
-    let pod = &mut cluster.pods[0];
+    let pod = Arc::make_mut(&mut cluster.pods[0]);
     match turn {
         Turn::Nothing | Turn::CatchAll => {}
         Turn::Account => pod.template.service_account = "sa-z".into(),

@@ -1,6 +1,6 @@
 //! A small world, in which every value that a policy may name is likely to be met by a request.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use policyc::{
     ast::{
@@ -44,7 +44,7 @@ pub fn cluster(mut policies: Vec<AuthorizationPolicy>) -> Cluster {
         },
         pods: pods
             .into_iter()
-            .map(|(ns, name, v4, v6)| pod(ns, name, [v4, v6]))
+            .map(|(ns, name, v4, v6)| Arc::new(pod(ns, name, [v4, v6])))
             .collect(),
         policies,
         request_authentications: vec![

@@ -21,7 +21,7 @@ pub fn objects(cluster: &Cluster) -> impl Iterator<Item = Value> {
     namespaces
         .chain(accounts)
         .chain(cluster.nodes.iter().map(node))
-        .chain(cluster.pods.iter().map(pod))
+        .chain(cluster.pods.iter().map(|it| pod(it)))
         .chain(cluster.policies.iter().map(policy))
 }
 

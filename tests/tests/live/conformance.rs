@@ -316,7 +316,9 @@ impl Plan {
         }
         let pod = |name: &str| {
             let mut pods = case.cluster.pods.iter();
-            let is = |p: &&policyc::cluster::Pod| format!("{}/{}", p.namespace, p.name) == name;
+            let is = |p: &&std::sync::Arc<policyc::cluster::Pod>| {
+                format!("{}/{}", p.namespace, p.name) == name
+            };
             pods.find(is)
         };
         let to = pod(&request.dst).ok_or("the receiver is a workload without a pod")?;

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use enforcer_ebpf::decide::{address_v4, address_v6};
 use proptest::prelude::*;
@@ -141,7 +141,7 @@ impl Node {
 
     /// Makes changes, by a whole link where that is needed. Whether it was not.
     fn change(&mut self, changes: &[(PodName, Option<Pod>)]) -> Followed {
-        let before: Vec<Option<Pod>> = changes
+        let before: Vec<Option<Arc<Pod>>> = changes
             .iter()
             .map(|((namespace, name), _)| {
                 let mut pods = self.cluster.pods.iter();
@@ -154,7 +154,7 @@ impl Node {
             .zip(&before)
             .map(|((name, now), before)| PodChange {
                 name,
-                before: before.as_ref(),
+                before: before.as_deref(),
                 now: now.as_ref(),
             })
             .collect();
@@ -166,7 +166,7 @@ impl Node {
             self.cluster
                 .pods
                 .retain(|p| (&p.namespace, &p.name) != (namespace, name));
-            self.cluster.pods.extend(now.clone());
+            self.cluster.pods.extend(now.clone().map(Arc::new));
         }
         self.cluster
             .pods
@@ -250,8 +250,14 @@ fn gone(namespace: &str, name: &str) -> (PodName, Option<Pod>) {
 fn a_pod_that_is_gone_leaves_its_address_to_the_range_and_never_its_class() {
     let mut node = Node::new();
     let front = pod("web", "a", "front", &["10.0.0.9", "fd00::9"]);
-    let whole = node.change(std::slice::from_ref(&front));
-    assert_eq!(whole, Followed::Whole(Why::NewClass));
+    let first = node.change(std::slice::from_ref(&front));
+    assert_eq!(first, Followed::Done(2), "a policy names it");
+    let like = node.change(&[pod("web", "like", "back", &["10.0.0.11"])]);
+    let class = Followed::Whole(Why::NewClass);
+    assert_eq!(
+        like, class,
+        "one that only a pattern means is not known before"
+    );
     let class = node.word("10.0.0.9");
     let second = pod("web", "b", "front", &["10.0.0.10", "fd00::10"]);
     assert_eq!(node.change(&[second]), Followed::Done(2));

@@ -6,6 +6,7 @@ use std::{
     collections::BTreeMap,
     hint::black_box,
     net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Instant,
 };
 
@@ -102,9 +103,10 @@ impl Words for Kept {
 impl World {
     fn new(n: usize, shape: Shape) -> Result<Self> {
         let mut cluster = Cluster::default();
-        cluster.pods.push(pod("target".into(), TARGET));
+        cluster.pods.push(Arc::new(pod("target".into(), TARGET)));
         for i in 0..n {
-            cluster.pods.push(pod(format!("source-{i:05}"), source(i)));
+            let source = pod(format!("source-{i:05}"), source(i));
+            cluster.pods.push(Arc::new(source));
             cluster.policies.push(policy(i, shape));
         }
         let nowhere = |_: &policyc::diagnostic::At| (String::new(), 1);

@@ -114,7 +114,7 @@ fn program(cluster: &Cluster) -> Result<Program> {
 
 /// Names of the node's own pods.
 fn local(cluster: &Cluster) -> Vec<PodName> {
-    let here = |pod: &&Pod| pod.node.as_deref() == Some("node-0001");
+    let here = |pod: &&Arc<Pod>| pod.node.as_deref() == Some("node-0001");
     let pods = cluster.pods.iter().filter(here).take(LOCAL_PODS);
     pods.map(|pod| (pod.namespace.clone(), pod.name.clone()))
         .collect()
@@ -134,7 +134,8 @@ fn pods(cluster: &Cluster, program: &Program, figures: &mut Figures) -> Result<(
     let mut slot = Slot(linked.words);
     slot.0.resize(slot.0.len() + (64 << 10), 0);
     let [mut added, mut changed, mut removed] = [const { Vec::new() }; 3];
-    let others: Vec<&Pod> = cluster.pods.iter().rev().take(POD_CHANGES).collect();
+    let others = cluster.pods.iter().rev().map(AsRef::as_ref);
+    let others: Vec<&Pod> = others.take(POD_CHANGES).collect();
     for (i, like) in others.iter().enumerate() {
         let (high, low) = (i / 250, i % 250);
         let name = (like.namespace.clone(), format!("new-{i}"));

@@ -13,12 +13,15 @@ const KEY_ID: &str = "conformance";
 const TYPE: &str =
     "type.googleapis.com/envoy.extensions.filters.http.jwt_authn.v3.JwtAuthentication";
 
+/// Of all policies, by issuer, as Istio puts them.
 fn rules<'a>(cluster: &'a Cluster, pod: &Pod) -> Result<Vec<&'a Value>, &'static str> {
     let policies = cluster.of(pod, "RequestAuthentication")?;
     let rules = policies
         .into_iter()
         .map(|policy| &policy["spec"]["jwtRules"]);
-    Ok(rules.filter_map(Value::as_array).flatten().collect())
+    let mut rules: Vec<&Value> = rules.filter_map(Value::as_array).flatten().collect();
+    rules.sort_by_key(|rule| rule["issuer"].as_str());
+    Ok(rules)
 }
 
 /// A token of any of the issuers, or none at all; a bad one is refused.
@@ -72,22 +75,38 @@ pub fn filter(cluster: &Cluster, pod: &Pod) -> Result<Option<Value>, &'static st
                 provider[own] = json!(rule[theirs].as_array().cloned().unwrap_or_default());
             }
         }
-        providers.insert(format!("p{number}"), provider);
+        providers.insert(name(number), provider);
     }
-    let mut any: Vec<Value> = providers
-        .keys()
-        .map(|name| json!({"provider_name": name}))
-        .collect();
-    any.push(json!({"allow_missing": {}}));
     Ok(Some(json!({
         "name": "jwt",
         "typed_config": {
             "@type": TYPE,
             "providers": providers,
             "bypass_cors_preflight": true,
-            "rules": [{"match": {"prefix": ""}, "requires": {"requires_any": {"requirements": any}}}],
+            "rules": [{"match": {"prefix": ""}, "requires": requirement(rules.len())}],
         },
     })))
+}
+
+fn name(number: usize) -> String {
+    format!("p{number}")
+}
+
+/// Every token at the places of one issuer is its; or else each issuer finds its own at its places, or
+/// nothing.
+fn requirement(count: usize) -> Value {
+    let any = |all: Vec<Value>| json!({"requires_any": {"requirements": all}});
+    let own = |number| json!({"provider_name": name(number)});
+    let missing = json!({"allow_missing": {}});
+    let mut all: Vec<Value> = (0..count).map(own).collect();
+    all.push(match count {
+        1 => missing,
+        _ => {
+            let each = (0..count).map(|number| any(vec![own(number), missing.clone()]));
+            json!({"requires_all": {"requirements": each.collect::<Vec<_>>()}})
+        }
+    });
+    any(all)
 }
 
 /// The request with a token for its claims, where it has claims and no token of its own.

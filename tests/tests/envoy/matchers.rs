@@ -22,8 +22,8 @@ pub fn ids_or(ids: Vec<Value>) -> Value {
     json!({"or_ids": {"ids": ids}})
 }
 
-/// `*`, `*end`, `begin*` or the whole text. `before` is put before what begins or is whole.
-pub fn text(pattern: &str, before: &str) -> Value {
+/// `*`, `*end`, `begin*` or the whole text.
+pub fn text(pattern: &str) -> Value {
     if pattern == "*" {
         return regex(".+");
     }
@@ -31,8 +31,17 @@ pub fn text(pattern: &str, before: &str) -> Value {
         return json!({"suffix": end});
     }
     match pattern.strip_suffix('*') {
-        Some(begin) => json!({"prefix": format!("{before}{begin}")}),
-        None => json!({"exact": format!("{before}{pattern}")}),
+        Some(begin) => json!({"prefix": begin}),
+        None => json!({"exact": pattern}),
+    }
+}
+
+/// The same of a whole identity, which policies write without its scheme.
+pub fn identity(pattern: &str) -> Value {
+    match pattern.strip_prefix('*') {
+        Some("") => regex(".+"),
+        Some(end) => regex(&format!("spiffe://.*{}", escaped(end))),
+        None => text(&format!("spiffe://{pattern}")),
     }
 }
 
@@ -49,7 +58,7 @@ pub fn header_value(name: &str, pattern: &str, ignore_case: bool) -> Value {
     if pattern == "*" {
         return json!({"header": {"name": name, "present_match": true}});
     }
-    let mut matcher = text(pattern, "");
+    let mut matcher = text(pattern);
     if ignore_case {
         matcher["ignore_case"] = true.into();
     }
@@ -109,48 +118,31 @@ fn claim_text(name: &str, matcher: Value) -> Value {
     metadata("envoy.filters.http.jwt_authn", &["payload", name], value)
 }
 
-/// `issuer/subject`: the two are claims of their own, so each slash of the pattern may be the one
-/// between them.
+/// `issuer/subject`, of which each is a claim of its own. The last slash of the pattern is the one
+/// between them. Who writes no slash means the subject behind a star, and the issuer otherwise.
 pub fn request_principal(pattern: &str) -> Value {
-    let both = |issuer: Value, subject: Value| {
-        ids_and(vec![claim_text("iss", issuer), claim_text("sub", subject)])
-    };
     let exact = |text: &str| json!({"exact": text});
-    let slashes = pattern.match_indices('/').map(|(at, _)| at);
-    if pattern == "*" {
-        return both(regex(".+"), regex(".+"));
-    }
-    if let Some(end) = pattern.strip_prefix('*') {
-        let mut any = vec![both(regex(".+"), json!({"suffix": end}))];
-        if end.is_empty() {
-            any.clear();
-        }
-        for at in end.match_indices('/').map(|(at, _)| at) {
-            let issuer = match &end[..at] {
-                "" => regex(".+"),
-                begin => json!({"suffix": begin}),
+    let some_or = |text: &str, how: &str| match text {
+        "" => regex(".+"),
+        text => json!({how: text}),
+    };
+    let (issuer, subject) = match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => {
+            let (issuer, subject) = end.rsplit_once('/').unwrap_or(("", end));
+            let subject = match end.contains('/') {
+                true => exact(subject),
+                false => some_or(subject, "suffix"),
             };
-            any.push(both(issuer, exact(&end[at + 1..])));
+            (some_or(issuer, "suffix"), subject)
         }
-        return ids_or(any);
-    }
-    if let Some(begin) = pattern.strip_suffix('*') {
-        let mut any = vec![both(json!({"prefix": begin}), regex(".+"))];
-        for at in slashes {
-            let subject = match &begin[at + 1..] {
-                "" => regex(".+"),
-                begin => json!({"prefix": begin}),
-            };
-            any.push(both(exact(&begin[..at]), subject));
+        (None, Some(begin)) => match begin.rsplit_once('/') {
+            Some((issuer, subject)) => (exact(issuer), some_or(subject, "prefix")),
+            None => (some_or(begin, "prefix"), regex(".+")),
+        },
+        (None, None) => {
+            let (issuer, subject) = pattern.rsplit_once('/').unwrap_or((pattern, ""));
+            (exact(issuer), exact(subject))
         }
-        return ids_or(any);
-    }
-    let any: Vec<Value> = slashes
-        .map(|at| both(exact(&pattern[..at]), exact(&pattern[at + 1..])))
-        .collect();
-    match any.is_empty() {
-        // Without a slash nothing can be it.
-        true => json!({"not_id": {"any": true}}),
-        false => ids_or(any),
-    }
+    };
+    ids_and(vec![claim_text("iss", issuer), claim_text("sub", subject)])
 }

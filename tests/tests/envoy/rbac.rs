@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 use super::{
     cluster::{Cluster, Pod},
     matchers::{
-        block, claim, escaped, header_value, ids_and, ids_or, in_identity, metadata, peer, regex,
-        request_principal, rules_and, rules_or, text,
+        block, claim, escaped, header_value, identity, ids_and, ids_or, in_identity, metadata,
+        peer, regex, request_principal, rules_and, rules_or, text,
     },
 };
 
@@ -134,7 +134,7 @@ fn path(pattern: &str) -> Value {
             },
         }});
     }
-    json!({"url_path": {"path": text(pattern, "")}})
+    json!({"url_path": {"path": text(pattern)}})
 }
 
 fn source(cluster: &Cluster, of: &Value) -> Vec<Value> {
@@ -145,7 +145,9 @@ fn source(cluster: &Cluster, of: &Value) -> Vec<Value> {
     id(("principals", "notPrincipals"), &|v| principal(cluster, v));
     id(("namespaces", "notNamespaces"), &namespace);
     id(("serviceAccounts", "notServiceAccounts"), &service_account);
-    id(("trustDomains", "notTrustDomains"), &|v| trust_domain(v));
+    id(("trustDomains", "notTrustDomains"), &|v| {
+        trust_domain(cluster, v)
+    });
     id(
         ("requestPrincipals", "notRequestPrincipals"),
         &request_principal,
@@ -173,40 +175,48 @@ fn service_account(value: &str) -> Value {
     let (namespace, account) = value.split_once('/').expect("made whole before");
     let (namespace, account) = (escaped(namespace), escaped(account));
     peer(regex(&format!(
-        "spiffe://[^/]+/ns/{namespace}/sa/{account}"
+        "spiffe://.+/ns/{namespace}/(.+/|)sa/{account}(/.+)?"
     )))
 }
 
-fn trust_domain(pattern: &str) -> Value {
-    peer(regex(&format!("spiffe://{}/.*", in_identity(pattern))))
+/// One that is the mesh's, letter by letter, stands for all of the mesh's.
+fn trust_domain(cluster: &Cluster, pattern: &str) -> Value {
+    let one = |pattern: &str| {
+        let parts: Vec<String> = pattern.split('*').map(escaped).collect();
+        peer(regex(&format!("spiffe://{}/.*", parts.join("[^/]*"))))
+    };
+    if !cluster.domains.iter().any(|own| own == pattern) {
+        return one(pattern);
+    }
+    ids_or(cluster.domains.iter().map(|own| one(own)).collect())
 }
 
-/// A trust domain of the mesh stands for all of them.
+/// One of a trust domain of the mesh stands for the same under all of them. `cluster.local` is the
+/// mesh, whatever its trust domain is called.
 fn principal(cluster: &Cluster, pattern: &str) -> Value {
-    let one = |pattern: &str| peer(text(pattern, "spiffe://"));
-    let Some((domain, rest)) = pattern.split_once('/') else {
+    let one = |pattern: &str| peer(identity(pattern));
+    let parts = pattern.split('/').count();
+    let Some((domain, rest)) = pattern.split_once('/').filter(|_| parts == 5) else {
         return one(pattern);
     };
-    let is_own = |own: &String| match domain.strip_prefix('*') {
-        Some(end) => own.ends_with(end),
-        None => own == domain,
-    };
-    if pattern.starts_with("*/")
-        || !(domain == "cluster.local" || cluster.domains.iter().any(is_own))
-    {
+    let is_own = |own: &String| own == domain || covers(own, domain) || covers(domain, own);
+    let is_mesh = domain == "cluster.local" || cluster.domains.iter().any(is_own);
+    if domain == "*" || !is_mesh {
         return one(pattern);
     }
-    let mut any: Vec<Value> = Vec::new();
-    if domain.starts_with('*') {
-        any.push(one(pattern));
+    let under = |own: &String| match domain.strip_prefix('*') {
+        Some(end) if own.ends_with(end) => one(pattern),
+        _ => one(&format!("{own}/{rest}")),
+    };
+    ids_or(cluster.domains.iter().map(under).collect())
+}
+
+fn covers(pattern: &str, text: &str) -> bool {
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => text.ends_with(end),
+        (None, Some(begin)) => text.starts_with(begin),
+        (None, None) => false,
     }
-    any.extend(
-        cluster
-            .domains
-            .iter()
-            .map(|own| one(&format!("{own}/{rest}"))),
-    );
-    ids_or(any)
 }
 
 /// Into permissions or principals: one of the values, and none of the others.
@@ -224,12 +234,12 @@ fn condition_of(
     let permission: Option<&dyn Fn(&str) -> Value> = match name {
         "destination.ip" => Some(&|v| json!({"destination_ip": block(v)})),
         "destination.port" => Some(&port),
-        "connection.sni" => Some(&|v| json!({"requested_server_name": text(v, "")})),
+        "connection.sni" => Some(&|v| json!({"requested_server_name": text(v)})),
         _ if name.starts_with("experimental.") => Some(&|v| {
             let list = v.strip_prefix('[').and_then(|v| v.strip_suffix(']'));
             let value = match list {
-                Some(v) => json!({"list_match": {"one_of": {"string_match": text(v, "")}}}),
-                None => json!({"string_match": text(v, "")}),
+                Some(v) => json!({"list_match": {"one_of": {"string_match": text(v)}}}),
+                None => json!({"string_match": text(v)}),
             };
             metadata(&name["experimental.".len()..], &[inside], value)
         }),
@@ -250,11 +260,11 @@ fn condition_of(
         "source.namespace" => &namespace,
         "source.principal" => &|v| principal(cluster, v),
         "source.serviceAccount" => &service_account,
-        "source.trustDomain" => &trust_domain,
+        "source.trustDomain" => &|v| trust_domain(cluster, v),
         "request.auth.principal" => &request_principal,
-        "request.auth.audiences" => &|v| claim(&["aud"], &text(v, "")),
-        "request.auth.presenter" => &|v| claim(&["azp"], &text(v, "")),
-        "request.auth.claims" => &|v| claim(&claims, &text(v, "")),
+        "request.auth.audiences" => &|v| claim(&["aud"], &text(v)),
+        "request.auth.presenter" => &|v| claim(&["azp"], &text(v)),
+        "request.auth.claims" => &|v| claim(&claims, &text(v)),
         _ => return Err("a key that the comparison does not know"),
     };
     field(&mut into.1, condition, names, ids_or, "not_id", matcher);

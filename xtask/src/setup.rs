@@ -1,6 +1,7 @@
 //! Installs what is needed and not there. Every need is probed at the real thing, a file or a
 //! program's own version, so that nothing is believed from an earlier run.
 
+pub mod envoy;
 mod kube;
 mod needs;
 
@@ -118,8 +119,8 @@ fn have(missing_now: fn() -> Vec<&'static Need>) -> Result<Toolchain> {
     bail!("installed, but not found afterwards\n{}", advice(&still))
 }
 
-/// As [`ready`], with a browser, an API server and the clients that the proxy is tested with. Where
-/// these cannot be installed their tests say that they are skipped.
+/// As [`ready`], with a browser, an API server, the clients that the proxy is tested with, and Envoy.
+/// Where these cannot be installed their tests say that they are skipped.
 ///
 /// # Errors
 /// What else is missing, when it cannot be installed here.
@@ -146,6 +147,9 @@ fn ready_with_browser() -> Result<Toolchain> {
     if let Err(error) = python(&clients(), &CLIENTS) {
         println!("not there, and their tests are skipped: clients in Python: {error:#}");
     }
+    if let Err(error) = envoy::provide() {
+        println!("not there, and its test is skipped: Envoy: {error:#}");
+    }
     Ok(toolchain)
 }
 
@@ -163,10 +167,7 @@ fn clients() -> PathBuf {
 /// # Errors
 /// When it cannot be made, or a package cannot be had.
 pub fn python(folder: &Path, packages: &[&str]) -> Result<()> {
-    // Written last: an environment that was not finished is made anew.
-    let finished = folder.join("packages");
-    let list = packages.join("\n");
-    if fs::read_to_string(&finished).is_ok_and(|found| found == list) {
+    if has_python(folder, packages) {
         return Ok(());
     }
     let mut make = Command::new("python3");
@@ -181,7 +182,19 @@ pub fn python(folder: &Path, packages: &[&str]) -> Result<()> {
         .args(["install", "--quiet", "--only-binary", ":all:"])
         .args(packages);
     step::must("install Python's packages", &mut install, LIMIT)?;
-    fs::write(&finished, list).with_context(|| format!("cannot write {}", finished.display()))
+    let list = list_in(folder);
+    fs::write(&list, packages.join("\n"))
+        .with_context(|| format!("cannot write {}", list.display()))
+}
+
+/// Whether such an environment is there, whole.
+fn has_python(folder: &Path, packages: &[&str]) -> bool {
+    fs::read_to_string(list_in(folder)).is_ok_and(|found| found == packages.join("\n"))
+}
+
+/// The list of its packages is written last: an environment that was not finished has none.
+fn list_in(folder: &Path) -> PathBuf {
+    folder.join("packages")
 }
 
 /// Installs what tests with a real API server need, where anything of it is missing.

@@ -64,6 +64,9 @@ pub fn run() -> Result<()> {
         "--",
         "--show-output",
     ]);
+    if let Some(envoy) = setup::envoy::program() {
+        kernel.env("ENFORCER_TEST_ENVOY", envoy);
+    }
     account.step("kernel and live tests", kernel)?;
     account.step("soak", soak::command(SOAK_MINUTES))?;
     account.virtual_machine(vm::Kernel::V6_1);

@@ -248,7 +248,7 @@ const NEEDS: &[Need] = &[
     ),
     package(
         "Python's environments",
-        FOR_CLIENTS,
+        "for clients and an Envoy to test with",
         "python3-venv",
         Part::Clients,
         || says("python3", &["-m", "ensurepip", "--version"]).is_some(),

@@ -31,14 +31,6 @@ impl Drop for Envoy {
     }
 }
 
-/// Where `cargo xtask setup` puts it.
-pub fn program() -> Option<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/envoy/lib");
-    let versions = fs::read_dir(folder).ok()?.flatten();
-    let mut paths = versions.map(|entry| entry.path().join("site-packages/envoy/_bin/envoy"));
-    paths.find(|path| path.exists())
-}
-
 /// Ports that were free a moment ago.
 pub fn ports(count: usize) -> Vec<SocketAddr> {
     let any = (Ipv4Addr::LOCALHOST, 0);

@@ -135,3 +135,44 @@ fn rights_that_are_taken_away_change_no_verdict_and_are_named() {
     assert!(double.remove("authorizationpolicies", "default", "not-other"));
     world.becomes("other", Met::Answer, "it is followed again");
 }
+
+#[test]
+fn policies_that_change_one_by_one_come_to_the_hash_of_all_of_them() {
+    let Some((world, double)) = joined("kb-amend") else {
+        return;
+    };
+    double.set("authorizationpolicies", policy(NOT_OTHER));
+    let _agent = world.follow(&double.kubeconfig(), &[]);
+    let hash = || {
+        let status = world.home.status().ok()?;
+        status["hash"].as_str().map(str::to_owned)
+    };
+    let first = hash().expect("it is ready");
+    assert_eq!(
+        first.len(),
+        64,
+        "all policies were compiled before anything else"
+    );
+    let second = NOT_OTHER.replace("not-other", "second");
+    let second = second.replace("sa/other", "sa/frontend");
+    double.set("authorizationpolicies", policy(&second));
+    world.becomes("frontend", Met::Refusal, "the second policy denies it");
+    world.expect("other", Met::Refusal, "the first one is as it was");
+    let known = |hash: &str| hash.len() == 64 && hash != first;
+    let told = until(NEWS, || hash().is_some_and(|hash| known(&hash)));
+    assert!(told, "another hash: {:?}\n{}", hash(), world.said());
+
+    // While one is wrong, no other is taken by itself.
+    double.set("authorizationpolicies", policy(WRONG));
+    let errors = || world.cluster()["compiled"]["errors"].to_string();
+    let named = until(NEWS, || errors().contains("default/wrong"));
+    assert!(named, "{}", world.said());
+    assert!(double.remove("authorizationpolicies", "default", "second"));
+    std::thread::sleep(Duration::from_secs(2));
+    world.expect("frontend", Met::Refusal, "what was in force stays so");
+    assert!(double.remove("authorizationpolicies", "default", "wrong"));
+    world.becomes("frontend", Met::Answer, "all of them compile again");
+    world.expect("other", Met::Refusal, "the first one is as it was");
+    let again = until(NEWS, || hash().as_ref() == Some(&first));
+    assert!(again, "the same policies: {:?}\n{}", hash(), world.said());
+}

@@ -5,6 +5,7 @@
 )]
 
 use core::{
+    arch::asm,
     hint::black_box,
     ptr::{null, read_volatile},
 };
@@ -115,6 +116,13 @@ impl Words for Table {
 
     #[inline(always)]
     fn four(&self, index: u32) -> [u32; 4] {
+        let mut index = index;
+        // What is compared is what is used: read back from the stack twice, it would be two values to
+        // Linux 6.1.
+        // SAFETY: a register is given to itself.
+        unsafe {
+            asm!("{index} = {index}", index = inout(wreg) index, options(nostack, pure, nomem));
+        }
         if self.capacity < 4 || index > self.capacity - 4 {
             return [0; 4];
         }

@@ -184,11 +184,13 @@ async fn line(stream: &mut BufReader<TcpStream>) -> io::Result<Result<String, St
         line.push(stream.read_u8().await?);
     }
     line.truncate(line.len() - 2);
-    let text = String::from_utf8(line).map_err(|_| "a line that is no text".to_owned());
-    let whole = text.and_then(|text| match text.contains(['\r', '\n', '\0']) {
+    // RFC 9110, 5.5: bytes above ASCII in a field value are opaque, and legal.
+    let text = String::from_utf8(line)
+        .unwrap_or_else(|line| line.into_bytes().into_iter().map(char::from).collect());
+    let whole = match text.contains(['\r', '\n', '\0']) {
         true => Err(format!("a line {text:?}")),
         false => Ok(text),
-    });
+    };
     Ok(whole)
 }
 

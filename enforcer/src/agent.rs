@@ -144,9 +144,9 @@ pub enum OrderError {
     #[error("no bundle that was active before this one is kept: there is nothing to go back to")]
     NothingBefore,
     #[error(
-        "the policies are those of the API server, and whatever is applied there is in force here: apply \
-         what was there before, with `kubectl apply`; until then `enforcer pause` lets a pod's \
-         connections through"
+        "the policies are those of the API server, and whatever is applied there is in force here: use \
+         `kubectl apply`, also for what was there before; `enforcer shadow load` tries a bundle beside \
+         them, and `enforcer pause` lets a pod's connections through"
     )]
     ClustersPolicies,
     #[error("the inventory does not come from files: there is nothing to read again")]
@@ -180,6 +180,7 @@ impl std::fmt::Debug for Agent {
 impl Agent {
     /// Makes a bundle the active one. Blocks for a grace period.
     pub fn load(&self, path: &Path) -> Result<Arc<Generation>, OrderError> {
+        self.takes_bundles()?;
         self.activate(apply::read(path, &self.trust)?)
     }
 
@@ -190,6 +191,15 @@ impl Agent {
             // Whoever published it has told the agent as well.
             Some(active) if active.hash.get() == loaded.bundle.hash => Ok(active),
             _ => self.activate(loaded),
+        }
+    }
+
+    /// Refuses what the next change in the cluster would undo.
+    fn takes_bundles(&self) -> Result<(), OrderError> {
+        let cluster = self.cluster.as_ref();
+        match cluster.is_some_and(|health| health.has_policies()) {
+            true => Err(OrderError::ClustersPolicies),
+            false => Ok(()),
         }
     }
 

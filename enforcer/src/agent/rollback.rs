@@ -14,14 +14,8 @@ impl Agent {
     /// Makes the bundle active again that was so before the active one. Done again, it goes further
     /// back. Blocks for a grace period.
     pub fn rollback(&self) -> Result<Arc<Generation>, OrderError> {
-        // Bundles may be left from before; the next change in the cluster would take their place again.
-        if self
-            .cluster
-            .as_ref()
-            .is_some_and(|health| health.has_policies())
-        {
-            return Err(OrderError::ClustersPolicies);
-        }
+        // Bundles may be left from before.
+        self.takes_bundles()?;
         let state = &mut *self.state();
         let [.., past, undone] = &state.kept.history[..] else {
             return Err(OrderError::NothingBefore);

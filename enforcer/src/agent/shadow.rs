@@ -126,6 +126,7 @@ impl Agent {
 
     /// Makes the shadow generation the active one: one store. Blocks for a grace period.
     pub fn promote_shadow(&self) -> Result<Arc<Generation>, OrderError> {
+        self.takes_bundles()?;
         let state = &mut *self.state();
         let candidate = state.shadow.as_ref().ok_or(OrderError::NoShadow)?;
         // A newer bundle may have become active since it was loaded.

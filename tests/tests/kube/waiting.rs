@@ -80,16 +80,17 @@ fn status_and_probes_say_what_is_awaited_and_orders_wait() {
         probe(&world, "/readyz").is_some_and(|(s, _)| s == 200)
     });
     assert!(ready, "{:?}", probe(&world, "/readyz"));
-    // There is nothing that an agent could go back to alone.
-    let back = world
-        .home
-        .call(&["rollback"])
-        .expect("the program is there");
-    let refusal = String::from_utf8_lossy(&back.stderr).into_owned();
-    assert!(
-        !back.status.success() && refusal.contains("kubectl apply"),
-        "{refusal}"
-    );
+    // Nothing is put in force that the next change in the cluster would undo.
+    let bundle = world.home.file("kubeconfig").display().to_string();
+    let orders: [&[&str]; 3] = [&["rollback"], &["load", &bundle], &["shadow", "promote"]];
+    for order in orders {
+        let answer = world.home.call(order).expect("the program is there");
+        let refusal = String::from_utf8_lossy(&answer.stderr).into_owned();
+        assert!(
+            !answer.status.success() && refusal.contains("kubectl apply"),
+            "{order:?}: {refusal}"
+        );
+    }
     world.expect("other", Met::Refusal, "and nothing has changed");
     drop(agent);
 }

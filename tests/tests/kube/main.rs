@@ -1,10 +1,11 @@
 //! An agent that follows a cluster: objects come and go at an API server, and connections between
 //! pods meet what follows from them.
 //!
-//! [`server`] has a real API server, [`double`], [`unknown`] and [`waiting`] what that one cannot be made
+//! [`server`] and [`migration`] have a real API server, [`double`], [`unknown`] and [`waiting`] what that one cannot be made
 //! to show.
 
 mod double;
+mod migration;
 mod server;
 mod unknown;
 mod waiting;

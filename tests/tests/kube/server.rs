@@ -9,15 +9,15 @@ use tests::kube::{
 use super::*;
 
 /// A cluster that knows the node's pods, the way there, and the node.
-struct Joined {
-    world: World,
+pub struct Joined {
+    pub world: World,
     relay: Relay,
-    cluster: Cluster,
+    pub cluster: Cluster,
 }
 
 impl Joined {
     /// `None`, with the reason said, where there is no API server.
-    fn new(what: &str) -> Option<Self> {
+    pub fn new(what: &str) -> Option<Self> {
         if !possible() {
             return None;
         }
@@ -48,13 +48,13 @@ impl Joined {
 
     /// An old server knows one range of addresses for a node, and the other one is told here.
     #[track_caller]
-    fn follow(&self, options: &[&str]) -> Agent {
+    pub fn follow(&self, options: &[&str]) -> Agent {
         let options = [&["--pod-cidr", "fd88::/64"], options].concat();
         self.world.follow(&self.kubeconfig(AGENT), &options)
     }
 
     #[track_caller]
-    fn apply(&self, manifests: &str) {
+    pub fn apply(&self, manifests: &str) {
         self.cluster.apply(manifests).expect("the server takes it");
     }
 
@@ -72,7 +72,7 @@ impl Joined {
     }
 
     #[track_caller]
-    fn delete_pod(&self, name: &str) {
+    pub fn delete_pod(&self, name: &str) {
         let deleted = self.cluster.delete_pod("default", name);
         deleted.expect("it is there");
     }

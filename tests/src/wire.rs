@@ -87,7 +87,9 @@ impl Wire {
                 events: libc::POLLIN,
                 revents: 0,
             };
-            let milliseconds = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
+            // Less than one is not none.
+            let milliseconds = left.as_micros().div_ceil(1_000);
+            let milliseconds = i32::try_from(milliseconds).unwrap_or(i32::MAX);
             // SAFETY: one entry, which lives through the call.
             let ready = unsafe { libc::poll(&raw mut poll, 1, milliseconds) };
             if ready == 0 {

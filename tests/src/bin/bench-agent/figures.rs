@@ -22,8 +22,11 @@ pub struct Figures {
     /// Of the agent in that time.
     pub cores: f64,
     pub memory: Memory,
-    /// From the change to the first packet that meets it.
+    /// From the change to the first packet that meets it: where nothing else happens, and where pods
+    /// change all the time.
+    pub quiet_pods: Latencies,
     pub pods: Latencies,
+    pub quiet_policies: Latencies,
     pub policies: Latencies,
 }
 
@@ -79,7 +82,9 @@ impl Figures {
             "memory_mib": self.memory.own,
             "tables_mib": self.memory.tables,
             "peak_mib": self.memory.peak,
+            "quiet_pod": self.quiet_pods.json(),
             "pod": self.pods.json(),
+            "quiet_policy": self.quiet_policies.json(),
             "policy": self.policies.json(),
         })
     }
@@ -133,6 +138,8 @@ impl fmt::Display for Figures {
             "memory                        {own:.1} MiB, and {tables:.1} MiB of tables; at most {peak:.1} MiB"
         )?;
         writeln!(f, "from a pod to the kernel      {}", self.pods)?;
-        writeln!(f, "from a policy to the kernel   {}", self.policies)
+        writeln!(f, "  in a quiet cluster          {}", self.quiet_pods)?;
+        writeln!(f, "from a policy to the kernel   {}", self.policies)?;
+        writeln!(f, "  in a quiet cluster          {}", self.quiet_policies)
     }
 }

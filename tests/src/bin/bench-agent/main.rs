@@ -14,6 +14,7 @@ mod process;
 
 use std::{
     fs,
+    net::Ipv4Addr,
     path::PathBuf,
     process::ExitCode,
     thread,
@@ -42,6 +43,8 @@ const NEWS: Duration = Duration::from_secs(10);
 const WARM_UP: Duration = Duration::from_secs(5);
 /// Between two changes of policies.
 const REST: Duration = Duration::from_millis(100);
+/// How often pods and policies come in a cluster where nothing else happens.
+const QUIET: u32 = 30;
 
 #[derive(Parser)]
 struct Arguments {
@@ -81,7 +84,9 @@ fn main() -> Result<ExitCode> {
 /// A node with another one beside it, from which other nodes' pods send.
 fn node() -> Result<Topology> {
     let mut net = three_pods("bench-agent")?;
-    net.with_remote()?;
+    // What comes back to a probe ends at its node: sent back, it would go round and round.
+    net.with_remote()?
+        .ip(&format!("route add blackhole {}", objects::PROBES))?;
     // Connections that are never made are soon forgotten.
     let backend = &net.get("backend").netns;
     backend.sysctl("net/ipv4/tcp_synack_retries", "0")?;
@@ -113,41 +118,37 @@ fn measure(arguments: &Arguments) -> Result<Figures> {
     let double = std::sync::Arc::new(double);
     let (pod, address) = objects::probe_pod(0);
     double.set("pods", pod);
-    let quiet = probe.first(address, Seen::Answer, Instant::now(), START)?;
-    println!(
-        "ready after {:.1} s; in a quiet cluster a pod takes {:.1} ms",
-        start.as_secs_f64(),
-        quiet.as_secs_f64() * 1e3
-    );
+    probe.first(address, Seen::Answer, Instant::now(), START)?;
+    println!("ready after {:.1} s", start.as_secs_f64());
+    let mut next = 1..;
+    let mut change = |latencies: &mut Latencies| {
+        let number = next.next().context("numbers are left")?;
+        let (pod, its) = objects::probe_pod(number);
+        let changed = Instant::now();
+        double.set("pods", pod);
+        latencies.add(probe.first(its, Seen::Answer, changed, NEWS)?);
+        objects::remove_probe_pod(&double, number);
+        anyhow::Ok(())
+    };
+    let mut quiet_pods = Latencies::default();
+    for _ in 0..QUIET {
+        change(&mut quiet_pods)?;
+        thread::sleep(REST);
+    }
+    let quiet_policies = policies(QUIET, &double, &probe, address)?;
     let churn = Churn::start(double.clone());
     thread::sleep(WARM_UP);
 
     let mut pods = Latencies::default();
     let (cpu, wall, changes) = (process.cpu()?, Instant::now(), churn.changes());
-    let mut number = 0;
     while wall.elapsed() < Duration::from_secs(arguments.seconds) {
-        number += 1;
-        let (pod, its) = objects::probe_pod(number);
-        let changed = Instant::now();
-        double.set("pods", pod);
-        pods.add(probe.first(its, Seen::Answer, changed, NEWS)?);
-        objects::remove_probe_pod(&double, number);
+        change(&mut pods)?;
     }
     let wall = wall.elapsed();
     let cores = (process.cpu()? - cpu).as_secs_f64() / wall.as_secs_f64();
     let rate = (churn.changes() - changes) as f64 / wall.as_secs_f64();
 
-    let mut policies = Latencies::default();
-    for _ in 0..arguments.policies {
-        let changed = Instant::now();
-        double.set("authorizationpolicies", objects::probe_policy());
-        policies.add(probe.first(address, Seen::Refusal, changed, NEWS)?);
-        thread::sleep(REST);
-        let changed = Instant::now();
-        objects::remove_probe_policy(&double);
-        policies.add(probe.first(address, Seen::Answer, changed, NEWS)?);
-        thread::sleep(REST);
-    }
+    let policies = policies(arguments.policies, &double, &probe, address)?;
     churn.stop();
     let memory = process.memory()?;
     let known = until(NEWS, || counted(&home) == Some(objects::count()));
@@ -162,9 +163,27 @@ fn measure(arguments: &Arguments) -> Result<Figures> {
         rate,
         cores,
         memory,
+        quiet_pods,
         pods,
+        quiet_policies,
         policies,
     })
+}
+
+/// A policy comes and goes so many times.
+fn policies(times: u32, double: &Double, probe: &Probe, from: Ipv4Addr) -> Result<Latencies> {
+    let mut latencies = Latencies::default();
+    for _ in 0..times {
+        let changed = Instant::now();
+        double.set("authorizationpolicies", objects::probe_policy());
+        latencies.add(probe.first(from, Seen::Refusal, changed, NEWS)?);
+        thread::sleep(REST);
+        let changed = Instant::now();
+        objects::remove_probe_policy(double);
+        latencies.add(probe.first(from, Seen::Answer, changed, NEWS)?);
+        thread::sleep(REST);
+    }
+    Ok(latencies)
 }
 
 /// Of how many pods the agent knows.

@@ -17,6 +17,8 @@ const APPS: u32 = 50;
 
 const PODS_PER_NODE: u32 = PODS / NODES;
 const PROBE: &str = "probe";
+/// Addresses of pods whose packets are sent.
+pub const PROBES: &str = "10.104.0.0/16";
 
 /// Everything, before the agent starts.
 pub fn fill(double: &Double, net: &Topology) {
@@ -25,7 +27,7 @@ pub fn fill(double: &Double, net: &Topology) {
             "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}})
     };
     double.set("nodes", node("n1".into(), "10.88.0.0/24".into()));
-    double.set("nodes", node("probes".into(), "10.104.0.0/16".into()));
+    double.set("nodes", node("probes".into(), PROBES.into()));
     for number in 1..NODES {
         let [a, b, c, _] = address(number * PODS_PER_NODE).octets();
         double.set(

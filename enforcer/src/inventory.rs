@@ -254,8 +254,8 @@ impl Inventory {
 }
 
 /// A pod of a cluster, whose pods are sorted.
-pub fn pod<'a>(cluster: &'a Cluster, name: &PodName) -> Option<&'a Pod> {
+pub fn pod<'a>(cluster: &'a Cluster, name: &PodName) -> Option<&'a Arc<Pod>> {
     let key = |pod: &Arc<Pod>| (&pod.namespace, &pod.name).cmp(&(&name.0, &name.1));
     let at = cluster.pods.binary_search_by(key).ok()?;
-    cluster.pods.get(at).map(AsRef::as_ref)
+    cluster.pods.get(at)
 }

@@ -6,7 +6,7 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     sync::{
-        PoisonError, RwLock,
+        Arc, PoisonError, RwLock,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -69,7 +69,7 @@ impl Places {
     }
 
     /// Learns of pods that have changed: as they were, and as they are.
-    pub fn change(&self, before: &[&Pod], now: &[&Pod]) {
+    pub fn change(&self, before: &[&Arc<Pod>], now: &[&Arc<Pod>]) {
         let mut services = self
             .services
             .write()
@@ -203,8 +203,7 @@ status: {phase: Running, podIP: 10.0.0.8}
             pod.template.labels.insert("app".into(), "authz".into());
             pod.ips = vec!["10.0.0.9".parse().expect("an address")];
         }
-        let [before, now] =
-            [&before, &now].map(|pods| pods.iter().map(AsRef::as_ref).collect::<Vec<_>>());
+        let [before, now] = [&before, &now].map(|pods| pods.iter().collect::<Vec<_>>());
         places.change(&before, &now);
         let ends = places.service("authz.shop", 80).expect("it is known");
         assert_eq!(ends, ["10.0.0.9:8000".parse().expect("an end"); 2]);

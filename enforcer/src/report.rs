@@ -9,11 +9,12 @@ pub mod counters;
 pub mod events;
 pub mod line;
 pub mod metrics;
+mod names;
 mod notice;
 pub mod requests;
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::VecDeque,
     net::IpAddr,
     sync::{
         Arc, PoisonError, RwLock,
@@ -22,15 +23,13 @@ use std::{
 };
 
 use enforcer_ebpf::{event::Event, reason::Reason, words::Cell};
-use policyc::{
-    cluster::{Cluster, Pod},
-    link::Identity,
-};
+use policyc::cluster::{Cluster, Pod};
 use tokio::sync::broadcast;
 
 pub use line::{Peer, ShadowVerdict, Verdict, VerdictLine};
 pub use notice::{Kind, Line, Notice};
 
+use names::Names;
 use requests::Requests;
 
 use crate::{
@@ -43,37 +42,12 @@ const LAG_MAX: usize = 4096;
 /// Activations whose records are kept for events that are still on their way.
 const GENERATIONS_KEPT: usize = 4;
 
-/// A pod that holds an address.
-struct Named {
-    /// `namespace/name`
-    pod: String,
-    /// What its certificate would say.
-    principal: String,
-}
-
-/// The addresses from which a pod speaks, with its names.
-fn names_of(trust_domain: &str, pod: &Pod) -> Vec<(IpAddr, Named)> {
-    if pod.finished || pod.template.host_network {
-        return Vec::new();
-    }
-    let identity = Identity {
-        trust_domain: trust_domain.into(),
-        namespace: pod.namespace.clone(),
-        service_account: pod.template.service_account.clone(),
-    };
-    let named = || Named {
-        pod: format!("{}/{}", pod.namespace, pod.name),
-        principal: identity.principal(),
-    };
-    pod.ips.iter().map(|ip| (*ip, named())).collect()
-}
-
 /// Expands events and hands them to whoever listens.
 pub struct Reporter {
     listeners: broadcast::Sender<Arc<Line>>,
     generations: RwLock<VecDeque<Arc<Generation>>>,
     shadow: RwLock<Option<Arc<Generation>>>,
-    names: RwLock<BTreeMap<IpAddr, Named>>,
+    names: RwLock<Names>,
     /// Hits on requests.
     pub requests: Requests,
     next: AtomicU64,
@@ -114,21 +88,14 @@ impl Reporter {
 
     /// Whose addresses are whose.
     pub fn name_pods(&self, cluster: &Cluster) {
-        let trust_domain = &cluster.mesh.trust_domain;
-        let pods = cluster.pods.iter();
-        let names = pods.flat_map(|pod| names_of(trust_domain, pod)).collect();
+        let names = Names::of(cluster);
         *self.names.write().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
     /// Learns of pods that have changed: as they were, and as they are.
-    pub fn rename_pods(&self, trust_domain: &str, before: &[&Pod], now: &[&Pod]) {
+    pub fn rename_pods(&self, before: &[&Arc<Pod>], now: &[&Arc<Pod>]) {
         let mut names = self.names.write().unwrap_or_else(PoisonError::into_inner);
-        for (ip, gone) in before.iter().flat_map(|pod| names_of(trust_domain, pod)) {
-            if names.get(&ip).is_some_and(|named| named.pod == gone.pod) {
-                names.remove(&ip);
-            }
-        }
-        names.extend(now.iter().flat_map(|pod| names_of(trust_domain, pod)));
+        names.change(before, now);
     }
 
     /// Every line from now on.
@@ -178,8 +145,8 @@ impl Reporter {
     /// The pod that holds an address, or the address.
     pub fn peer(&self, address: IpAddr) -> Peer {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        match names.get(&address) {
-            Some(named) => Peer::Pod(named.pod.clone()),
+        match names.pod(address) {
+            Some(pod) => Peer::Pod(format!("{}/{}", pod.namespace, pod.name)),
             None => Peer::Ip { ip: address },
         }
     }
@@ -187,7 +154,7 @@ impl Reporter {
     /// The identity of the pod that holds an address.
     pub fn principal(&self, address: IpAddr) -> Option<String> {
         let names = self.names.read().unwrap_or_else(PoisonError::into_inner);
-        names.get(&address).map(|named| named.principal.clone())
+        names.principal(address)
     }
 
     fn expand(&self, event: &Event) -> VerdictLine {

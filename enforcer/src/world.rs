@@ -6,10 +6,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use policyc::{
-    ast::AuthorizationPolicy,
-    cluster::{Cluster, Pod},
-};
+use policyc::cluster::{Cluster, Pod};
 
 use crate::inventory::{PodName, pod};
 
@@ -41,7 +38,7 @@ impl Changes {
 
     /// What takes them back, in a cluster that they have not changed yet.
     pub fn undoing(&self, cluster: &Cluster) -> Self {
-        let before = |name: &PodName| (name.clone(), pod(cluster, name).cloned().map(Arc::new));
+        let before = |name: &PodName| (name.clone(), pod(cluster, name).cloned());
         let rest = self.rest.as_ref();
         Self {
             pods: self.pods.keys().map(before).collect(),
@@ -85,24 +82,6 @@ impl Changes {
                 (Err(_), None) => {}
             }
         }
-    }
-}
-
-/// Puts a policy in its place among others; `None`: it is gone. Returns what stood there.
-pub fn put_policy(
-    policies: &mut Vec<AuthorizationPolicy>,
-    (namespace, name): &PodName,
-    now: Option<AuthorizationPolicy>,
-) -> Option<AuthorizationPolicy> {
-    let is = |p: &AuthorizationPolicy| p.namespace == *namespace && p.name == *name;
-    match (policies.iter().position(is), now) {
-        (Some(at), Some(policy)) => Some(std::mem::replace(&mut policies[at], policy)),
-        (Some(at), None) => Some(policies.remove(at)),
-        (None, Some(policy)) => {
-            policies.push(policy);
-            None
-        }
-        (None, None) => None,
     }
 }
 

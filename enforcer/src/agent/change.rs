@@ -143,12 +143,11 @@ impl Agent {
             self.places.know(cluster);
             return;
         }
-        let before = undo.pods.values().filter_map(Option::as_deref);
-        let before: Vec<&Pod> = before.collect();
+        let before = undo.pods.values().flatten();
+        let before: Vec<&Arc<Pod>> = before.collect();
         let now = undo.pods.keys().filter_map(|name| pod(cluster, name));
-        let now: Vec<&Pod> = now.collect();
-        let trust_domain = &cluster.mesh.trust_domain;
-        self.reporter.rename_pods(trust_domain, &before, &now);
+        let now: Vec<&Arc<Pod>> = now.collect();
+        self.reporter.rename_pods(&before, &now);
         self.places.change(&before, &now);
     }
 }
@@ -162,7 +161,7 @@ fn follow(state: &State, generation: &Generation, changes: &Changes) -> Option<u
         .iter()
         .map(|(name, now)| PodChange {
             name,
-            before: pod(cluster, name),
+            before: pod(cluster, name).map(AsRef::as_ref),
             now: now.as_deref(),
         })
         .collect();

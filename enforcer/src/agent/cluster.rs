@@ -4,7 +4,6 @@
 use std::sync::Arc;
 
 use policyc::{
-    ast::AuthorizationPolicy,
     bundle::Bundle,
     cluster::{Cluster, Mesh},
 };
@@ -12,8 +11,7 @@ use policyc::{
 use super::{Agent, OrderError, State};
 use crate::{
     apply::{Generation, Loaded},
-    inventory::PodName,
-    world::{Changes, put_policy},
+    world::Changes,
 };
 
 impl Agent {
@@ -49,36 +47,11 @@ impl Agent {
         loaded
     }
 
-    /// Makes compiled policies the active ones, which differ from those before in some: each as it is
-    /// written now, or `None` where it is gone. Blocks for a grace period. After an error everything
-    /// is as it was.
-    pub fn load_amended(
-        &self,
-        bundle: Bundle,
-        name: &str,
-        changed: Vec<(PodName, Option<AuthorizationPolicy>)>,
-    ) -> Result<Arc<Generation>, OrderError> {
-        let state = &mut *self.state();
-        let undo = write(state, changed);
-        let loaded = self.activate_in(state, Loaded::compiled(bundle, name));
-        if loaded.is_err() {
-            write(state, undo);
-        }
-        loaded
+    /// Makes policies the active ones that were compiled for this cluster. Blocks for a grace period.
+    /// After an error everything is as it was.
+    pub fn load_compiled(&self, bundle: Bundle, name: &str) -> Result<Arc<Generation>, OrderError> {
+        self.activate(Loaded::compiled(bundle, name))
     }
-}
-
-/// Writes policies down. Returns what stood there before.
-fn write(
-    state: &mut State,
-    policies: Vec<(PodName, Option<AuthorizationPolicy>)>,
-) -> Vec<(PodName, Option<AuthorizationPolicy>)> {
-    let cluster = Arc::make_mut(&mut Arc::make_mut(&mut state.inventory).cluster);
-    let put = |(name, now): (PodName, Option<AuthorizationPolicy>)| {
-        let before = put_policy(&mut cluster.policies, &name, now);
-        (name, before)
-    };
-    policies.into_iter().map(put).collect()
 }
 
 fn make(state: &mut State, changes: Changes) {

@@ -221,6 +221,7 @@ impl Pods {
         template.containers = Vec::new();
         template.probe_ports.clear();
         (pod.interface, pod.netns, pod.node) = (None, None, None);
+        pod.ips.shrink_to_fit();
         if !self.asked.contains(&pod.namespace) {
             template.labels.clear();
             template.ports = Vec::new();

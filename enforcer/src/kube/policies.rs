@@ -8,9 +8,8 @@ use std::{
 };
 
 use policyc::{
-    ast::{AuthorizationPolicy, RequestAuthentication},
     bundle::{self, Bundle},
-    cluster::{Cluster, Mesh, ProviderKind},
+    cluster::{Cluster, ProviderKind},
     compile::{self, compile},
     diagnostic::{Code, Diagnostic, Severity},
     inventory::Inventory,
@@ -25,7 +24,6 @@ use super::health::Compiled;
 use crate::{
     conditions::{desired, writer::Conditions},
     inventory::PodName,
-    world::put_policy,
 };
 
 /// What compiling came to.
@@ -36,63 +34,40 @@ pub struct Outcome {
     pub report: Compiled,
     /// What is to be said at the policies themselves.
     pub conditions: Conditions,
-    /// The cluster that was compiled.
+    /// The cluster that was compiled, without its AuthorizationPolicies: those are in the bundle.
     pub cluster: Cluster,
     /// The bundle's policies, to be changed one by one.
     pub amendable: Option<Amendable>,
 }
 
-/// Policies that have changed, compiled among those that have not.
-#[derive(Debug)]
-pub struct Amended {
-    /// Its hash is empty: that takes compiling all of them.
-    pub bundle: Bundle,
-    /// Each of the changed as it is written now; `None`: it is gone.
-    pub changed: Vec<(PodName, Option<AuthorizationPolicy>)>,
-}
-
-/// Compiles the policies of these names, which is all that `loaded` has. `None`: something is wrong
+/// Compiles the policies of these names, which is all that `loaded` has, among those that have not
+/// changed. The bundle's hash is empty: that takes compiling all of them. `None`: something is wrong
 /// with them or is about more than them, so that all policies must be looked at. Then nothing has
 /// changed.
 pub fn amend(
     amendable: &mut Amendable,
-    loaded: Loaded,
+    loaded: &Loaded,
     errors: &[Diagnostic],
-    names: BTreeSet<PodName>,
+    names: &BTreeSet<PodName>,
     catch_all_deny: CatchAllDeny,
-) -> Option<Amended> {
-    let found = lint::faithful(&loaded, catch_all_deny).ok()?;
+) -> Option<Bundle> {
+    let found = lint::faithful(loaded, catch_all_deny).ok()?;
     let wrong = |found: &Diagnostic| found.severity == Severity::Error;
     if !errors.is_empty() || found.iter().any(wrong) {
         return None;
     }
-    if !compile::amend(amendable, &loaded, &names).ok()? {
-        return None;
-    }
-    let mut written: BTreeMap<PodName, AuthorizationPolicy> = loaded
-        .cluster
-        .policies
-        .into_iter()
-        .map(|policy| ((policy.namespace.clone(), policy.name.clone()), policy))
-        .collect();
-    let now = |name: PodName| {
-        let policy = written.remove(&name);
-        (name, policy)
-    };
-    Some(Amended {
-        bundle: Bundle {
-            generation: 0,
-            compiler: env!("CARGO_PKG_VERSION").into(),
-            hash: String::new(),
-            signer: None,
-            program: amendable.program().clone(),
-        },
-        changed: names.into_iter().map(now).collect(),
+    let amended = compile::amend(amendable, loaded, names).ok()?;
+    amended.then(|| Bundle {
+        generation: 0,
+        compiler: env!("CARGO_PKG_VERSION").into(),
+        hash: String::new(),
+        signer: None,
+        program: amendable.program().clone(),
     })
 }
 
 /// Compiles what was read. `errors` were found in reading it.
-pub fn run(loaded: Loaded, errors: Vec<Diagnostic>, catch_all_deny: CatchAllDeny) -> Outcome {
+pub fn run(mut loaded: Loaded, errors: Vec<Diagnostic>, catch_all_deny: CatchAllDeny) -> Outcome {
     let began = Instant::now();
     let mut report = Compiled {
         policies: loaded.cluster.policies.len() + loaded.cluster.request_authentications.len(),
@@ -110,6 +85,7 @@ pub fn run(loaded: Loaded, errors: Vec<Diagnostic>, catch_all_deny: CatchAllDeny
             Err(error) => report.errors.push(error),
         }
     }
+    loaded.cluster.policies = Vec::new();
     let labels = bundle.as_ref().map(|bundle| labels(&bundle.program));
     let conditions = Arc::new(desired(&found, &labels.unwrap_or_default()));
     report.took = began.elapsed();
@@ -151,42 +127,10 @@ fn sealed(loaded: &Loaded, catch_all_deny: CatchAllDeny) -> Result<Bundle, Strin
     let program = compile(loaded, catch_all_deny, &BTreeMap::new())
         .map_err(|error| live::line(&lint::unresolved(loaded, &error), ""))?;
     let bytes = bundle::write(&program, &Inventory::default(), 0);
+    drop(program);
     bytes
         .and_then(|bytes| bundle::read(&bytes))
         .map_err(|error| error.to_string())
-}
-
-/// What the policies in force were compiled from. The mesh's trust domain is part of every identity,
-/// and changes with them alone.
-#[derive(Clone, Default, Debug)]
-pub struct InForce {
-    mesh: Mesh,
-    policies: Vec<AuthorizationPolicy>,
-    request_authentications: Vec<RequestAuthentication>,
-}
-
-impl InForce {
-    pub fn of(cluster: &Cluster) -> Self {
-        Self {
-            mesh: cluster.mesh.clone(),
-            policies: cluster.policies.clone(),
-            request_authentications: cluster.request_authentications.clone(),
-        }
-    }
-
-    /// Takes a policy as it is now; `None`: it is gone.
-    pub fn put(&mut self, name: &PodName, now: Option<AuthorizationPolicy>) {
-        put_policy(&mut self.policies, name, now);
-    }
-
-    /// Puts them into a cluster, in the place of those that are not in force.
-    pub fn put_into(&self, cluster: &mut Cluster) {
-        cluster.mesh.clone_from(&self.mesh);
-        cluster.policies.clone_from(&self.policies);
-        cluster
-            .request_authentications
-            .clone_from(&self.request_authentications);
-    }
 }
 
 /// Namespaces of the Services that the agent itself asks: authorizers, and sources of keys.

@@ -7,7 +7,7 @@ use std::{
 
 use policyc::{
     ast::AuthorizationPolicy,
-    cluster::Pod,
+    cluster::{Cluster, Mesh, Pod},
     diagnostic::{Diagnostic, Severity},
     read::{Loaded, live},
 };
@@ -130,6 +130,17 @@ impl Rest {
     /// The cluster, with these pods and no others, and the errors in it.
     pub fn load<'a>(&self, pods: impl Iterator<Item = &'a Pod>) -> (Loaded, Vec<Diagnostic>) {
         finish(self.objects.load(), pods)
+    }
+
+    /// The cluster without pods and policies, and with no mesh but the default.
+    pub fn places(&self) -> Cluster {
+        let kinds = self.known.keys().filter(|kind| !kind.is_policy());
+        let kinds: Vec<String> = kinds.map(|kind| format!("{}/", kind.singular())).collect();
+        let (loaded, _) = self.objects.load_under(kinds.iter().map(String::as_str));
+        Cluster {
+            mesh: Mesh::default(),
+            ..loaded.cluster
+        }
     }
 
     /// As [`Rest::load`], of no policies but these, and of no Services but those of their namespaces.

@@ -10,7 +10,12 @@ use std::{
 };
 
 use ::kube::Client;
-use policyc::{bundle::Bundle, cluster::Cluster, options::CatchAllDeny, resolve::Amendable};
+use policyc::{
+    bundle::Bundle,
+    cluster::{Cluster, Mesh},
+    options::CatchAllDeny,
+    resolve::Amendable,
+};
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::{JoinError, JoinHandle},
@@ -21,7 +26,7 @@ use super::{
     health::{Compiled, Health},
     kind::{Kind, MeshPlace},
     pods::Pods,
-    policies::{self, InForce, Outcome},
+    policies::{self, Outcome},
     rest::{Changed, Rest},
 };
 use crate::{
@@ -80,7 +85,9 @@ pub struct Source {
     again: Arc<Notify>,
     pods: Pods,
     rest: Rest,
-    in_force: InForce,
+    /// What the policies in force were compiled for: the mesh's trust domain is part of every
+    /// identity, and changes with them alone.
+    mesh: Mesh,
     /// Hash of the policies in force.
     hash: Option<BundleHash>,
     /// The policies in force, where all of those that are known could be compiled.
@@ -131,7 +138,7 @@ impl Source {
             health,
             news,
             again,
-            in_force: InForce::default(),
+            mesh: Mesh::default(),
             hash: None,
             amendable: None,
             compiling: None,
@@ -176,7 +183,7 @@ impl Source {
                     }
                     continue;
                 };
-                self.in_force = InForce::of(&outcome.cluster);
+                self.mesh.clone_from(&outcome.cluster.mesh);
                 self.hash = Some(BundleHash::known(compiled.hash.clone()));
                 self.amendable = outcome.amendable;
                 bundle = Some(compiled);
@@ -195,10 +202,7 @@ impl Source {
     /// Tells the agent of changes. Ends only when nothing can be followed any more.
     pub async fn follow(mut self, agent: Arc<Agent>, gather: Arc<Gather>) -> io::Result<()> {
         if !self.settings.policies {
-            self.in_force = InForce::of(&Cluster {
-                mesh: agent.mesh(),
-                ..Cluster::default()
-            });
+            self.mesh = agent.mesh();
         }
         loop {
             self.turn(&agent, &gather).await?;
@@ -238,7 +242,7 @@ impl Source {
         let changed = self.rest.take_changed();
         if changed.places {
             // Policies and the mesh count when they are compiled.
-            gather.tell(rest(self.cluster(&self.in_force)));
+            gather.tell(rest(self.places()));
         }
         if !self.settings.policies {
             return Ok(());
@@ -268,21 +272,16 @@ impl Source {
         let catch_all_deny = self.settings.catch_all_deny;
         let agent = Arc::clone(agent);
         let amend = move || {
-            let amended = policies::amend(&mut amendable, loaded, &errors, names, catch_all_deny)?;
-            let changed = amended.changed.clone();
-            let loaded = agent.load_amended(amended.bundle, NAME, amended.changed);
-            Some((amendable, changed, loaded))
+            let bundle = policies::amend(&mut amendable, &loaded, &errors, &names, catch_all_deny)?;
+            Some((amendable, agent.load_compiled(bundle, NAME)))
         };
-        let Some((amendable, changed, loaded)) = tokio::task::spawn_blocking(amend).await? else {
+        let Some((amendable, loaded)) = tokio::task::spawn_blocking(amend).await? else {
             return Ok(false);
         };
         let Ok(generation) = loaded else {
             // All are compiled then, and the error is said.
             return Ok(false);
         };
-        for (name, now) in changed {
-            self.in_force.put(&name, now);
-        }
         self.amendable = Some(amendable);
         self.hash = Some(generation.hash.clone());
         if let Some(compiling) = &mut self.compiling {
@@ -294,12 +293,12 @@ impl Source {
         Ok(true)
     }
 
-    /// Everything but the pods, with policies that are in force.
-    fn cluster(&self, in_force: &InForce) -> Cluster {
-        let (loaded, _) = self.rest.load(std::iter::empty());
-        let mut cluster = loaded.cluster;
-        in_force.put_into(&mut cluster);
-        cluster
+    /// Everything but pods and policies, with the mesh of the policies in force.
+    fn places(&self) -> Cluster {
+        Cluster {
+            mesh: self.mesh.clone(),
+            ..self.rest.places()
+        }
     }
 
     fn compile(&mut self) {
@@ -333,19 +332,24 @@ impl Source {
         } = outcome;
         self.say_at_policies(conditions);
         // What has overtaken it waits to be looked at itself.
-        if !overtaken {
+        let bundle = bundle.filter(|_| !overtaken);
+        let hash = bundle.as_ref().map(|bundle| bundle.hash.as_str());
+        let known = self.hash.as_ref().map(BundleHash::get);
+        let pending = confirms && hash.is_some() && known == Some(BundleHash::PENDING);
+        let in_force = pending || (hash.is_some() && hash == known);
+        // The policies in force are not kept twice.
+        let keeps = in_force && confirms && !is_spent(self.amendable.as_ref(), amendable.as_ref());
+        if !overtaken && !keeps {
             self.amendable = amendable;
         }
-        let known = self.hash.as_ref();
-        let bundle =
-            bundle.filter(|bundle| !overtaken && Some(&*bundle.hash) != known.map(BundleHash::get));
         if let Some(bundle) = bundle {
             if self.pods.ask(policies::asked(&cluster)) {
                 self.again.notify_one();
             }
-            match known.filter(|hash| confirms && hash.get() == BundleHash::PENDING) {
-                Some(hash) => hash.tell(bundle.hash),
-                None => {
+            match &self.hash {
+                Some(hash) if pending => hash.tell(bundle.hash),
+                Some(_) if in_force => {}
+                _ => {
                     self.load(bundle, &cluster, agent, gather, &mut report)
                         .await?
                 }
@@ -371,15 +375,17 @@ impl Source {
     ) -> io::Result<()> {
         let hash = BundleHash::known(bundle.hash.clone());
         let agent = Arc::clone(agent);
-        let in_force = InForce::of(cluster);
         // The rest may have changed since.
-        let now = self.cluster(&in_force);
+        let now = Cluster {
+            mesh: cluster.mesh.clone(),
+            ..self.rest.places()
+        };
         let load = move || agent.load_with(bundle, NAME, now);
         match tokio::task::spawn_blocking(load).await? {
             Ok(_) => {
-                (self.in_force, self.hash) = (in_force, Some(hash));
+                (self.mesh, self.hash) = (cluster.mesh.clone(), Some(hash));
                 // What waits to be made may have the mesh from before.
-                gather.tell(rest(self.cluster(&self.in_force)));
+                gather.tell(rest(self.places()));
             }
             Err(error) => {
                 let error = crate::chain(&error);
@@ -460,6 +466,12 @@ fn rest(cluster: Cluster) -> Changes {
         rest: Some(Box::new(cluster)),
         ..Changes::default()
     }
+}
+
+/// Whether most of the atoms of policies that were changed one by one are no policy's any more.
+fn is_spent(amended: Option<&Amendable>, compiled: Option<&Amendable>) -> bool {
+    let atoms = |of: Option<&Amendable>| of.map_or(0, |of| of.program().atoms.len());
+    atoms(amended) > 2 * atoms(compiled)
 }
 
 fn say(errors: &[String], consequence: &str) {

@@ -81,7 +81,8 @@ pub struct Objects {
 
 impl Objects {
     /// Takes an object in the place of the one of that name. Whether it says anything else.
-    pub fn put(&mut self, name: String, object: Object) -> bool {
+    pub fn put(&mut self, name: String, mut object: Object) -> bool {
+        object.0.shrink();
         let same = |before: &Object| object.says_the_same(before);
         let changed = !self.objects.get(&name).is_some_and(same);
         self.objects.insert(name, object);

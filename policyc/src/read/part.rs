@@ -60,6 +60,14 @@ impl Part {
         }
     }
 
+    /// Lets go of room that lists took to grow. A policy would be three times as large.
+    pub fn shrink(&mut self) {
+        // A copy of a list has as much room as it has items, and so have the lists within.
+        self.objects = self.objects.to_vec();
+        self.found.shrink_to_fit();
+        self.sources.shrink();
+    }
+
     /// Nothing else decides what a file comes to; what could not be read is always new.
     pub fn same_text(&self, other: &Self) -> bool {
         let text = |part: &Self| part.sources.text(0).to_owned();

@@ -155,6 +155,11 @@ impl Sources {
         }
     }
 
+    pub(super) fn shrink(&mut self) {
+        self.files.shrink_to_fit();
+        self.documents.shrink_to_fit();
+    }
+
     /// Adds everything of another one behind its own.
     pub(super) fn append(&mut self, other: &Self) {
         let files = self.files.len();

@@ -90,10 +90,15 @@ impl Agent {
     }
 
     /// Waits until nobody reads the idle slot any more, so that whoever writes the next table need not.
-    pub fn make_ready(&self) -> Result<(), OrderError> {
+    pub fn make_ready(&self) {
         let state = &mut *self.state();
         let idle = state.tables.idle_slot();
-        state.make_room(idle)
+        if let Err(error) = state.make_room(idle) {
+            tracing::warn!(
+                error = crate::chain(&error),
+                "the next change waits for a grace period"
+            );
+        }
     }
 
     /// Has the node's interfaces looked at once more, and soon.

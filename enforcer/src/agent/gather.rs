@@ -106,12 +106,7 @@ fn made(agent: &Agent, changes: Changes) -> Option<Duration> {
             if changed.words.is_some() {
                 return Some(APART_STORED);
             }
-            if let Err(error) = agent.make_ready() {
-                tracing::warn!(
-                    error = crate::chain(&error),
-                    "the next change waits for a grace period"
-                );
-            }
+            agent.make_ready();
             Some(APART)
         }
         Err(error) => {

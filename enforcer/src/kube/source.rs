@@ -270,7 +270,7 @@ impl Source {
         let names = changed.policies.clone();
         let (loaded, errors) = self.rest.load_policies(&names, self.pods.local());
         let catch_all_deny = self.settings.catch_all_deny;
-        let agent = Arc::clone(agent);
+        let (agent, ready) = (Arc::clone(agent), Arc::clone(agent));
         let amend = move || {
             let bundle = policies::amend(&mut amendable, &loaded, &errors, &names, catch_all_deny)?;
             Some((amendable, agent.load_compiled(bundle, NAME)))
@@ -282,6 +282,8 @@ impl Source {
             // All are compiled then, and the error is said.
             return Ok(false);
         };
+        // The next policy is not to wait for this one's readers.
+        tokio::task::spawn_blocking(move || ready.make_ready());
         self.amendable = Some(amendable);
         self.hash = Some(generation.hash.clone());
         if let Some(compiling) = &mut self.compiling {

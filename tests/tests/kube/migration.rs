@@ -55,7 +55,7 @@ fn a_namespace_is_watched_then_enforced_then_left_by_its_sidecars_and_given_back
     let agent = joined.follow(&[&["--enroll-namespace", ENROLLED], &watch[..]].concat());
     world.expect("other", Met::Answer, "it is only watched");
     let verdict = world.verdict("other");
-    assert_eq!(verdict["reason"], "audit_would_deny", "{verdict}");
+    assert_eq!(verdict["datapath"], "audit_would_deny", "{verdict}");
     assert_eq!(verdict["policy"], "default/not-other", "{verdict}");
     assert_eq!(verdict["rule"], 0, "{verdict}");
     drop(agent);

@@ -262,15 +262,19 @@ impl World {
     /// Two files take turns: the agent has read the one that is written again.
     fn bundle(&mut self, policies: &str) -> Result<PathBuf> {
         self.next += 1;
+        self.write(&format!("soak-{}.bin", self.next % 2), policies)
+    }
+
+    fn write(&mut self, file: &str, policies: &str) -> Result<PathBuf> {
         let bytes = compile(&manifests(&self.net), policies, 0)?;
         let hash = policyc::bundle::read(&bytes)?.hash;
         self.by_hash.insert(hash, policies.into());
-        self.home
-            .bundle(&format!("soak-{}.bin", self.next % 2), &bytes)
+        self.home.bundle(file, &bytes)
     }
 
     fn begin(&mut self, policies: String) -> Result<()> {
-        let bundle = self.bundle(&policies)?;
+        // What is written there later would be put in force, too.
+        let bundle = self.write("soak.bin", &policies)?;
         let agent = self.home.start(&self.net.node, &bundle, &[])?;
         self.life = Life::of(agent.id());
         self.agent = Some(agent);

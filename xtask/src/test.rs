@@ -69,6 +69,10 @@ pub fn run() -> Result<()> {
     }
     account.step("kernel and live tests", kernel)?;
     account.step("soak", soak::command(SOAK_MINUTES))?;
+    // The first command that a newcomer tries.
+    let mut demo = Command::new(env::current_exe()?);
+    demo.arg("demo");
+    account.step("demo", demo)?;
     account.virtual_machine(vm::Kernel::V6_1);
     account.close(start.elapsed())
 }

@@ -127,17 +127,17 @@ impl Place {
             std::fs::remove_file(self.socket())?;
         }
         let mut agent = node.process(self.placed(&mut run))?;
-        let socket = self.socket();
-        let mut ended = None;
-        let up = ready::until(START_LIMIT, || {
+        // It answers before it has a table, and lets nobody listen until then.
+        let (mut ended, mut verdicts) = (None, None);
+        ready::until(START_LIMIT, || {
             ended = agent.ended().ok().flatten();
-            ended.is_some() || UnixStream::connect(&socket).is_ok()
+            verdicts = self.monitor().ok();
+            ended.is_some() || verdicts.is_some()
         });
-        if let (Some(_), _) | (None, false) = (ended, up) {
+        let (None, Some(verdicts)) = (ended, verdicts) else {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             bail!("the agent did not start:\n{}", said.trim_end());
-        }
-        let verdicts = self.monitor()?;
+        };
         Ok(Agent {
             inventory: stage.inventory,
             verdicts,

@@ -129,12 +129,12 @@ impl Place {
         let mut agent = node.process(self.placed(&mut run))?;
         // It answers before it has a table, and lets nobody listen until then.
         let (mut ended, mut verdicts) = (None, None);
-        ready::until(START_LIMIT, || {
+        let told = ready::until(START_LIMIT, || {
             ended = agent.ended().ok().flatten();
             verdicts = self.monitor().ok();
             ended.is_some() || verdicts.is_some()
         });
-        let (None, Some(verdicts)) = (ended, verdicts) else {
+        let (true, None, Some(verdicts)) = (told, ended, verdicts) else {
             let said = std::fs::read_to_string(&log).unwrap_or_default();
             bail!("the agent did not start:\n{}", said.trim_end());
         };

@@ -242,7 +242,7 @@ impl Source {
         let changed = self.rest.take_changed();
         if changed.places {
             // Policies and the mesh count when they are compiled.
-            gather.tell(rest(self.places()));
+            gather.tell(rest(self.places(&self.mesh)));
         }
         if !self.settings.policies {
             return Ok(());
@@ -295,10 +295,10 @@ impl Source {
         Ok(true)
     }
 
-    /// Everything but pods and policies, with the mesh of the policies in force.
-    fn places(&self) -> Cluster {
+    /// Everything but pods and policies, with the mesh that policies were compiled for.
+    fn places(&self, mesh: &Mesh) -> Cluster {
         Cluster {
-            mesh: self.mesh.clone(),
+            mesh: mesh.clone(),
             ..self.rest.places()
         }
     }
@@ -378,16 +378,13 @@ impl Source {
         let hash = BundleHash::known(bundle.hash.clone());
         let agent = Arc::clone(agent);
         // The rest may have changed since.
-        let now = Cluster {
-            mesh: cluster.mesh.clone(),
-            ..self.rest.places()
-        };
+        let now = self.places(&cluster.mesh);
         let load = move || agent.load_with(bundle, NAME, now);
         match tokio::task::spawn_blocking(load).await? {
             Ok(_) => {
                 (self.mesh, self.hash) = (cluster.mesh.clone(), Some(hash));
                 // What waits to be made may have the mesh from before.
-                gather.tell(rest(self.places()));
+                gather.tell(rest(self.places(&self.mesh)));
             }
             Err(error) => {
                 let error = crate::chain(&error);

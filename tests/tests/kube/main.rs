@@ -1,8 +1,8 @@
 //! An agent that follows a cluster: objects come and go at an API server, and connections between
 //! pods meet what follows from them.
 //!
-//! [`server`] and [`migration`] have a real API server, [`double`], [`unknown`] and [`waiting`] what that one cannot be made
-//! to show.
+//! [`server`] and [`migration`] have a real API server, [`double`], [`unknown`] and [`waiting`] what that
+//! one cannot be made to show.
 
 mod double;
 mod migration;
